@@ -1,0 +1,62 @@
+# setup · demo · test · lint · check · bench. `.ci/run` uses the words of setup and test.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# One thread for each process: more of them only wait for each other on small models.
+TEST_ENV = OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 HF_HUB_OFFLINE=1
+
+.PHONY: help setup demo test lint types check format bench clean
+
+help:
+	@echo "make setup   a virtual environment in $(VENV) with everything for development"
+	@echo "make demo    install and make dog.wav from a sentence"
+	@echo "make test    run the tests"
+	@echo "make check   formatting, lint, types, tests with coverage"
+	@echo "make lint    formatting and lint alone"
+	@echo "make bench   print the measured promises of speed"
+
+# torch goes first and alone: the other packages then take the build that is there. Without a GPU, the much smaller
+# CPU build can be had by installing it from PyTorch's own index beforehand.
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install torch==2.13.0
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.setup: $(VENV)/.torch pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -c constraints.txt -e ".[train,dev]"
+	@touch $@ $(VENV)/.demo
+
+setup: $(VENV)/.setup
+
+demo: $(VENV)/.demo
+	HF_HUB_OFFLINE=1 $(BIN)/dualspec generate "EVENT: Dog bark & LOCATION: 3 o'clock direction" -o dog.wav --seed 0
+
+test: setup
+	$(TEST_ENV) $(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/mypy
+
+check: lint types
+	$(BIN)/coverage erase
+	$(TEST_ENV) $(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	@for file in benchmarks/*.py; do echo "== $$file"; $(TEST_ENV) $(BIN)/python "$$file" || exit 1; done
+
+clean:
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.* build dist

@@ -1,0 +1,1 @@
+"""Sound and where it comes from: azimuths, head responses, binaural rendering, audio files."""

@@ -1,0 +1,204 @@
+"""Opening audio files of strangers: every check that must come before the samples are used.
+
+libsndfile reads a truncated WAV without a word and believes any header; the limits here stand before the decoder.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+
+MIN_SAMPLE_RATE = 1_000
+MAX_SAMPLE_RATE = 384_000
+MAX_TOTAL_SAMPLES = 2**26  # samples of all channels together that one read may decode (256 MiB of float32)
+
+RejectReason = Literal[
+    "empty",
+    "unreadable",
+    "wrong_extension",
+    "truncated",
+    "too_long",
+    "too_many_channels",
+    "bad_sample_rate",
+    "not_finite",
+]
+
+_SUFFIX_FORMATS = {
+    ".wav": ("WAV", "WAVEX", "RF64"),
+    ".aif": ("AIFF",),
+    ".aiff": ("AIFF",),
+    ".flac": ("FLAC",),
+    ".ogg": ("OGG",),
+    ".oga": ("OGG",),
+    ".opus": ("OGG",),
+    ".mp3": ("MP3",),
+}
+_KNOWN_FORMATS = tuple({name for names in _SUFFIX_FORMATS.values() for name in names})
+_OGG_TAIL_BYTES = 2 * 65_307  # two Ogg pages of the largest size
+
+
+class AudioFileError(ValueError):
+    """An audio file that must not be used.
+
+    Attributes:
+        reason: Short code of what is wrong with the file.
+    """
+
+    def __init__(self, reason: RejectReason, message: str) -> None:
+        """Keep the reason code beside the message."""
+        super().__init__(message)
+        self.reason: RejectReason = reason
+
+    def __reduce__(self) -> tuple[type[AudioFileError], tuple[str, str]]:
+        """Pickle with both arguments, so that the error can cross a process border."""
+        return (type(self), (self.reason, str(self)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioInfo:
+    """What the header of an audio file says."""
+
+    num_frames: int
+    """Samples per channel."""
+    sample_rate: int
+    """Hz."""
+    num_channels: int
+    """Number of channels."""
+    format: str
+    """Container as libsndfile names it, for example "WAV"."""
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return self.num_frames / self.sample_rate
+
+
+def info_of(file: soundfile.SoundFile) -> AudioInfo:
+    """Take the header of an open file."""
+    return AudioInfo(
+        num_frames=file.frames, sample_rate=file.samplerate, num_channels=file.channels, format=file.format
+    )
+
+
+def open_checked(path: Path) -> soundfile.SoundFile:
+    """Open a file after the checks that need no decoding: present, not empty, right container, complete."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must be an audio file, got none; check the path")
+    size = path.stat().st_size
+    if size == 0:
+        raise AudioFileError("empty", f"{path} must hold audio, got 0 bytes; copy or download it again")
+    suffix = path.suffix.lower()
+    if suffix == ".raw":
+        raise AudioFileError("unreadable", f"{path} must have a header, got headerless .raw; convert it to WAV")
+    try:
+        file = soundfile.SoundFile(path)
+    except soundfile.SoundFileError as error:
+        raise AudioFileError(
+            "unreadable", f"{path} must be WAV, FLAC, Ogg, AIFF or MP3, got: {error}; convert it"
+        ) from error
+    try:
+        _check_container(path, suffix, size, file)
+    except AudioFileError:
+        file.close()
+        raise
+    return file
+
+
+def _check_container(path: Path, suffix: str, size: int, file: soundfile.SoundFile) -> None:
+    if file.format not in _SUFFIX_FORMATS.get(suffix, _KNOWN_FORMATS):
+        raise AudioFileError(
+            "wrong_extension",
+            f"{path} must be named after its container, got {file.format} inside; rename it or convert it to WAV",
+        )
+    if not _is_complete(path, file.format, size):
+        raise AudioFileError(
+            "truncated", f"{path} must be complete, got {size} bytes where its header promises more; copy it again"
+        )
+
+
+def check_limits(path: Path, info: AudioInfo, *, max_seconds: float, max_channels: int) -> None:
+    """Refuse a header that promises too little or too much, before anything is decoded."""
+    if info.num_frames < 1:
+        raise AudioFileError("empty", f"{path} must hold samples, got a header only; export it again")
+    if not MIN_SAMPLE_RATE <= info.sample_rate <= MAX_SAMPLE_RATE:
+        raise AudioFileError(
+            "bad_sample_rate",
+            f"{path} must have {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz, got {info.sample_rate}; resample it",
+        )
+    if info.num_channels > max_channels:
+        raise AudioFileError(
+            "too_many_channels",
+            f"{path} must have at most {max_channels} channels, got {info.num_channels}; mix it down",
+        )
+    if info.duration_s > max_seconds or info.num_frames * info.num_channels > MAX_TOTAL_SAMPLES:
+        raise AudioFileError(
+            "too_long",
+            f"{path} must last at most {max_seconds:g} s and {MAX_TOTAL_SAMPLES} samples, got "
+            f"{info.duration_s:.1f} s in {info.num_channels} channels; cut it",
+        )
+
+
+def decode(path: Path, file: soundfile.SoundFile, info: AudioInfo) -> np.ndarray:
+    """Decode all frames to (S, C) float32; a shortfall is an error except in MP3, whose header only estimates."""
+    try:
+        samples = file.read(info.num_frames, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise AudioFileError("unreadable", f"{path} must be decodable, got: {error}; copy it again") from error
+    if len(samples) == 0 or (len(samples) < info.num_frames and info.format != "MP3"):
+        raise AudioFileError(
+            "truncated", f"{path} must hold {info.num_frames} frames, got {len(samples)}; copy it again"
+        )
+    return samples
+
+
+def _is_complete(path: Path, file_format: str, size: int) -> bool:
+    """Compare the sizes that the container states with the file; libsndfile reads truncated WAV without a word."""
+    if file_format in ("WAV", "WAVEX", "RF64"):
+        return _iff_end(path, b"data", "<") <= size
+    if file_format == "AIFF":
+        return _iff_end(path, b"SSND", ">") <= size
+    if file_format == "OGG":
+        return _ogg_ends(path, size)
+    return True  # FLAC raises when it is decoded; MP3 has no size to compare
+
+
+def _iff_end(path: Path, wanted: bytes, endian: Literal["<", ">"]) -> int:
+    """Byte where the sample chunk of a RIFF, RF64 or AIFF file must end; beyond any file when there is none."""
+    long_size = 0
+    with open(path, "rb") as stream:
+        order = ">" if stream.read(4) == b"RIFX" else endian
+        stream.seek(12)
+        for _ in range(1_000):
+            header = stream.read(8)
+            if len(header) < 8:
+                break
+            name, num_bytes = header[:4], int(struct.unpack(order + "I", header[4:])[0])
+            if name == b"ds64":
+                fields = stream.read(16)
+                long_size = int(struct.unpack("<Q", fields[8:16])[0]) if len(fields) == 16 else 0
+                stream.seek(-len(fields), os.SEEK_CUR)
+            if name == wanted:
+                is_long = num_bytes == 0xFFFFFFFF and long_size
+                return stream.tell() + (long_size if is_long else num_bytes)
+            stream.seek(num_bytes + num_bytes % 2, os.SEEK_CUR)
+    return 2**63
+
+
+def _ogg_ends(path: Path, size: int) -> bool:
+    """Whether a complete last page (flag 4) stands in the tail of an Ogg file."""
+    with open(path, "rb") as stream:
+        stream.seek(max(0, size - _OGG_TAIL_BYTES))
+        tail = stream.read()
+    at = tail.rfind(b"OggS")
+    while at >= 0:
+        page = tail[at:]
+        if len(page) > 27 and page[5] & 4 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]]):
+            return True
+        at = tail.rfind(b"OggS", 0, at)
+    return False

@@ -1,0 +1,1 @@
+"""Corpora of mono clips: reading, cleaning, splitting and handing out waveforms."""

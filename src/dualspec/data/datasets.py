@@ -1,0 +1,204 @@
+"""Waveforms of a prepared corpus: a bank in memory, a torch dataset that reads on demand, and the order of training.
+
+Nothing here is random: rendering, crops and prompts are the task's business.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dualspec.audio.waveform import Pcm16Reader, crop_or_pad
+from dualspec.data.manifest import ManifestRow, Split, read_manifest
+from dualspec.data.shards import pcm_sha256
+
+
+@dataclass(frozen=True)
+class ClipBank:
+    """Clips of one length, all in the memory of one device."""
+
+    waveforms: Tensor
+    """(N, S) int16; divide by 32768 for full scale 1."""
+    lengths: Tensor
+    """(N,) int64: samples before the zeros at the end."""
+    labels: list[tuple[str, ...]]
+    """Labels of each clip."""
+    ids: list[str]
+    """Ids of the clips."""
+    rows: list[ManifestRow]
+    """Manifest rows of the clips."""
+    sample_rate: int
+    """Hz."""
+
+    def __len__(self) -> int:
+        """Return the number of clips."""
+        return len(self.ids)
+
+    def float_waveforms(self, indices: Tensor) -> Tensor:
+        """Clips as float.
+
+        Args:
+            indices: (B,) int64, on any device.
+
+        Returns:
+            (B, S) float32 in [-1, 1) on the bank's device.
+        """
+        return self.waveforms[indices.to(self.waveforms.device)].to(torch.float32) / 32_768.0
+
+
+def load_clips(
+    manifest_dir: str | Path,
+    split: Split,
+    *,
+    num_samples: int = 81_920,
+    max_clips: int | None = None,
+    device: str | torch.device = "cpu",
+) -> ClipBank:
+    """Load the first samples of every clip of a split, zero-padded; every clip is checked against its SHA-256.
+
+    Args:
+        manifest_dir: Folder of a prepared corpus.
+        split: "train", "valid" or "test".
+        num_samples: Length of every clip in the bank, samples (81,920 are 5.12 s at 16 kHz).
+        max_clips: Keep this many clips, chosen by the hash of their ids; None keeps all.
+        device: Where the bank lives.
+
+    Raises:
+        FileNotFoundError: A manifest or shard is absent.
+        ValueError: The split is empty, or a shard does not hold what the manifest says.
+
+    Paper section V-C.
+    """
+    manifest_dir = Path(manifest_dir)
+    rows = _choose(read_manifest(manifest_dir), split, max_clips)
+    waveforms = torch.zeros(len(rows), num_samples, dtype=torch.int16)
+    sample_rate = 0
+    by_shard: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        by_shard.setdefault(row.shard, []).append(index)
+    for shard, indices in by_shard.items():
+        with Pcm16Reader(manifest_dir / shard) as reader:
+            if sample_rate not in (0, reader.info.sample_rate):
+                raise ValueError(f"{shard} must have {sample_rate} Hz, got {reader.info.sample_rate}; prepare it again")
+            sample_rate = reader.info.sample_rate
+            for index in indices:
+                pcm = _read_checked(reader, rows[index])[:num_samples]
+                waveforms[index, : pcm.shape[0]] = pcm
+    return ClipBank(
+        waveforms=waveforms.to(device),
+        lengths=torch.tensor([min(row.num_samples, num_samples) for row in rows]).to(device),
+        labels=[row.labels for row in rows],
+        ids=[row.id for row in rows],
+        rows=rows,
+        sample_rate=sample_rate,
+    )
+
+
+class ClipDataset(Dataset[tuple[Tensor, int]]):
+    """Clips of a split, read from their shards when asked; for corpora larger than the memory.
+
+    An item is the clip's first samples, (num_samples,) int16 and zero-padded, and its index in `rows`. Files are opened
+    anew in every worker process.
+    """
+
+    def __init__(self, manifest_dir: str | Path, split: Split, *, num_samples: int | None = 81_920) -> None:
+        """Read the manifest.
+
+        Args:
+            manifest_dir: Folder of a prepared corpus.
+            split: "train", "valid" or "test".
+            num_samples: Length of every item in samples; None keeps each clip whole.
+        """
+        self.manifest_dir = Path(manifest_dir)
+        self.rows = _choose(read_manifest(self.manifest_dir), split, None)
+        self.num_samples = num_samples
+        self._readers: dict[str, Pcm16Reader] = {}
+
+    def __len__(self) -> int:
+        """Return the number of clips."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Read one clip and check it against its SHA-256."""
+        row = self.rows[index]
+        if row.shard not in self._readers:
+            if len(self._readers) >= 64:
+                self.close()
+            self._readers[row.shard] = Pcm16Reader(self.manifest_dir / row.shard)
+        pcm = _read_checked(self._readers[row.shard], row)
+        return (pcm if self.num_samples is None else crop_or_pad(pcm, self.num_samples)), index
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave open files behind when the dataset goes to a worker process."""
+        return self.__dict__ | {"_readers": {}}
+
+    def close(self) -> None:
+        """Close the shards that are open."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+
+
+def batch_indices(num_clips: int, batch_size: int, step: int, seed: int) -> Tensor:
+    """Clips of one training step: a pure function of its arguments.
+
+    Every epoch is a permutation of all clips, so none repeats within it; batches run on across its end. With several
+    processes each takes its part of this global batch, so their number does not change the order.
+
+    Args:
+        num_clips: Clips in the bank.
+        batch_size: Clips of the global batch.
+        step: Step, from 0.
+        seed: Seed of the run.
+
+    Returns:
+        (batch_size,) int64 on the CPU.
+    """
+    if num_clips < 1 or batch_size < 1 or step < 0:
+        raise ValueError(
+            f"num_clips and batch_size must be at least 1 and step at least 0, got {num_clips}, {batch_size}, {step}; "
+            "check the split"
+        )
+    first = step * batch_size
+    parts = []
+    while first < (step + 1) * batch_size:
+        epoch, start = divmod(first, num_clips)
+        part = _permutation(num_clips, epoch, seed)[start : start + (step + 1) * batch_size - first]
+        parts.append(part)
+        first += part.shape[0]
+    return torch.cat(parts)
+
+
+@lru_cache(maxsize=4)
+def _permutation(num_clips: int, epoch: int, seed: int) -> Tensor:
+    key = hashlib.sha256(f"clip order {seed} {epoch}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "little"))
+    return torch.randperm(num_clips, generator=generator)
+
+
+def _choose(rows: Sequence[ManifestRow], split: Split, max_clips: int | None) -> list[ManifestRow]:
+    chosen = [row for row in rows if row.split == split]
+    if not chosen:
+        found = sorted({row.split for row in rows})
+        raise ValueError(f"split must be one that the corpus has, got {split!r}; choose from {found}")
+    if max_clips is None or max_clips >= len(chosen):
+        return chosen
+    if max_clips < 1:
+        raise ValueError(f"max_clips must be at least 1, got {max_clips}; pass None to keep all")
+    kept = sorted(chosen, key=lambda row: hashlib.sha256(row.id.encode()).digest())[:max_clips]
+    names = {row.id for row in kept}
+    return [row for row in chosen if row.id in names]
+
+
+def _read_checked(reader: Pcm16Reader, row: ManifestRow) -> Tensor:
+    pcm = reader.read(row.offset, row.num_samples)
+    if pcm_sha256(pcm) != row.sha256:
+        raise ValueError(
+            f"{reader.path} must hold clip {row.id} as prepared, got other samples; prepare the corpus again"
+        )
+    return pcm

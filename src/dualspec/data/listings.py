@@ -1,0 +1,143 @@
+"""What the lists that come with corpora have in common: CSV tables, file names, labels, licences, credits."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from dualspec.files import read_json
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
+OPEN_LICENCES = ("CC0", "CC-BY")
+_MAX_METADATA_BYTES = 256 * 1024 * 1024
+
+
+def clean_label(label: str) -> str:
+    """Turn a class name into plain lower-case words: "Dog_bark" becomes "dog bark"."""
+    return " ".join(label.replace("_", " ").lower().split())
+
+
+def licence_code(text: str) -> str:
+    """Turn a licence name or URL into a code.
+
+    Args:
+        text: For example "http://creativecommons.org/licenses/by/3.0/", "Attribution Noncommercial" or "CC0".
+
+    Returns:
+        "CC0", "CC-Sampling+", "CC-BY" and its kinds with "-NC", "-SA" and "-ND"; the text itself where it is none of
+        these; "unknown" where there is no text.
+    """
+    words = " ".join(text.lower().replace("-", " ").replace("_", " ").replace("/", " ").split())
+    if not words:
+        return "unknown"
+    if "sampling+" in words or "sampling plus" in words:
+        return "CC-Sampling+"
+    if re.search(r"\bcc ?0\b|publicdomain zero|commons 0|commons zero", words):
+        return "CC0"
+    if not re.search(r"\bby\b|\battribution\b", words):
+        return text.strip()
+    code = "CC-BY"
+    for pattern, part in (
+        (r"\bnc\b|non ?commercial", "-NC"),
+        (r"\bsa\b|share ?alike", "-SA"),
+        (r"\bnd\b|no ?deriv", "-ND"),
+    ):
+        code += part if re.search(pattern, words) else ""
+    return code
+
+
+class LabelOrder:
+    """Order of propagated labels, found from the label sets: a label that always comes with another is below it."""
+
+    def __init__(self, label_sets: Sequence[Sequence[str]]) -> None:
+        self._counts = Counter(label for labels in label_sets for label in labels)
+        self._always: dict[str, set[str]] = {}
+        for labels in label_sets:
+            for label in labels:
+                known = self._always.get(label)
+                self._always[label] = set(labels) if known is None else known & set(labels)
+
+    def specific_first(self, labels: Sequence[str]) -> list[str]:
+        """Put leaves first, then the more general labels; ties keep the order of the corpus."""
+        above = {
+            other for label in labels for other in self._always[label] if self._counts[other] > self._counts[label]
+        }
+        return [label for label in labels if label not in above] + sorted(
+            (label for label in labels if label in above), key=lambda label: self._counts[label]
+        )
+
+
+def read_csv(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows of a CSV file with the place of each, "file:line"."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must list the clips, got none; check that the folder is the corpus' own")
+    with open(path, encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream)
+        try:
+            missing = [name for name in required if name not in (reader.fieldnames or ())]
+            if missing:
+                raise ValueError(
+                    f"{path} must have the columns {', '.join(required)}, got none of {missing}; restore the file"
+                )
+            for row in reader:
+                where = f"{path}:{reader.line_num}"
+                if None in row or None in row.values():
+                    raise ValueError(
+                        f"{where} must have {len(reader.fieldnames or ())} fields, got another number; correct it"
+                    )
+                yield where, row
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{path} must be CSV in UTF-8, got an error near line {reader.line_num}: {error}"
+            ) from error
+
+
+def find_audio(folder: Path, file_name: str, where: str) -> Path:
+    """Return the listed file, or one of the same stem in another container; the listed path where there is none."""
+    relative = PurePosixPath(file_name)
+    if not file_name or relative.is_absolute() or ".." in relative.parts or "\0" in file_name:
+        raise ValueError(f"{where}: file must be a relative path inside the corpus, got {file_name!r}; correct it")
+    listed = folder / relative
+    if listed.is_file():
+        return listed
+    others = (listed.with_suffix(suffix) for suffix in AUDIO_SUFFIXES)
+    return next((path for path in others if path.is_file()), listed)
+
+
+def read_number(text: str, name: str, where: str) -> str:
+    """Return the digits of a field that must be a number."""
+    if not re.fullmatch(r"\d{1,12}", text.strip()):
+        raise ValueError(f"{where}: {name} must be a number, got {text!r}; restore the original file")
+    return text.strip()
+
+
+def freesound_credit(number: str, author: str, collection: str) -> str:
+    """Say whom to credit for a Freesound recording, and where it is; the author may be unknown ("")."""
+    who = f"by {author}, " if author else ""
+    return f"Freesound {number} {who}https://freesound.org/s/{number}/, by way of {collection}"
+
+
+def esc50_credits(path: Path) -> dict[str, tuple[str, str]]:
+    """Read licence and author of each clip "<fold>-<source>-<take>" from ESC-50's LICENSE; empty without the file."""
+    if not path.is_file():
+        return {}
+    pattern = re.compile(r"^- \[(\d-\d+-[A-Z])\.\w+\]:.*\) by (.+) \[([^\]]+)\]\s*$", re.MULTILINE)
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return {match[1]: (licence_code(match[3]), match[2]) for match in pattern.finditer(text)}
+
+
+def clip_info(path: Path) -> dict[str, tuple[str, str]]:
+    """Read licence and author of each clip from a JSON object of clip infos; empty without the file."""
+    if not path.is_file():
+        return {}
+    data = read_json(path, max_bytes=_MAX_METADATA_BYTES)
+    if not isinstance(data, dict) or not all(isinstance(info, dict) for info in data.values()):
+        raise ValueError(f"{path} must map clip ids to their infos, got something else; restore the original file")
+    return {
+        str(number): (
+            licence_code(str(info.get("license", ""))),
+            str(info.get("uploader") or info.get("username") or ""),
+        )
+        for number, info in data.items()
+    }

@@ -1,0 +1,160 @@
+"""The manifest of a prepared corpus: one JSON line per clip, read and written strictly."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from dualspec.files import parse_json, write_text_atomic
+
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+MANIFEST_NAME = "manifest.jsonl"
+REJECTS_NAME = "rejects.jsonl"
+SUMMARY_NAME = "summary.json"
+MAX_LINE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestRow:
+    """One clip of a prepared corpus."""
+
+    id: str
+    """"<corpus>/<clip id>", unique in the manifest."""
+    corpus: str
+    """Name of the reader that found the clip."""
+    recording: str
+    """"<namespace>:<id>" of the source recording; all its clips lie in one split."""
+    labels: tuple[str, ...]
+    """Class labels in plain lower-case words, the most specific first."""
+    licence: str
+    """Licence code such as "CC0" or "CC-BY"."""
+    attribution: str
+    """Whom to credit, and where the recording is found."""
+    split: Split
+    """Part of the corpus."""
+    duration_s: float
+    """Length, seconds."""
+    num_samples: int
+    """Length, samples at the corpus' rate."""
+    sha256: str
+    """SHA-256 of the little-endian int16 samples."""
+    shard: str
+    """File that holds the samples, relative to the manifest."""
+    offset: int
+    """First sample of the clip in the shard."""
+
+    def __post_init__(self) -> None:
+        """Check what types alone do not say."""
+        if self.split not in SPLITS:
+            raise ValueError(f"split must be one of {SPLITS}, got {self.split!r}; prepare the corpus again")
+        if not self.id or ":" not in self.recording or not self.labels or not all(self.labels):
+            raise ValueError(
+                f"id, recording and labels must be complete, got row {self.id!r}; prepare the corpus again"
+            )
+        if self.num_samples < 1 or self.offset < 0 or len(self.sha256) != 64:
+            raise ValueError(f"num_samples, offset and sha256 must be possible, got row {self.id!r}; prepare it again")
+        if Path(self.shard).is_absolute() or ".." in Path(self.shard).parts:
+            raise ValueError(f"shard must lie beside the manifest, got {self.shard!r}; prepare the corpus again")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejectRow:
+    """One clip that was left out, and why."""
+
+    id: str
+    """"<corpus>/<clip id>"."""
+    corpus: str
+    """Name of the reader that found the clip."""
+    reason: str
+    """Reason code, for example "too_short"."""
+    detail: str
+    """One sentence for people."""
+
+
+_FIELD_KINDS: dict[str, type] = {
+    "id": str,
+    "corpus": str,
+    "recording": str,
+    "labels": tuple,
+    "licence": str,
+    "attribution": str,
+    "split": str,
+    "duration_s": float,
+    "num_samples": int,
+    "sha256": str,
+    "shard": str,
+    "offset": int,
+}
+
+
+def to_line(row: ManifestRow | RejectRow) -> str:
+    """Write a row as one JSON line with its fields in their order."""
+    line = json.dumps(asdict(row), ensure_ascii=False, separators=(", ", ": "), allow_nan=False)
+    if len(line.encode()) > MAX_LINE_BYTES:
+        raise ValueError(f"row must fit in {MAX_LINE_BYTES} bytes, got {row.id!r}; shorten its labels or attribution")
+    return line
+
+
+def row_from_dict(data: Any, where: str) -> ManifestRow:
+    """Build a row from parsed JSON, strictly: every field, no other, each of its type."""
+    if not isinstance(data, dict) or set(data) != set(_FIELD_KINDS):
+        found = sorted(data) if isinstance(data, dict) else type(data).__name__
+        raise ValueError(f"{where} must have the fields {sorted(_FIELD_KINDS)}, got {found}; prepare the corpus again")
+    values: dict[str, Any] = dict(data)
+    if isinstance(values["labels"], list) and all(isinstance(label, str) for label in values["labels"]):
+        values["labels"] = tuple(values["labels"])
+    for name, kind in _FIELD_KINDS.items():
+        if type(values[name]) is not kind:
+            what = "list of str" if kind is tuple else kind.__name__
+            raise ValueError(f"{where}: {name} must be {what}, got {values[name]!r}; prepare the corpus again")
+    try:
+        return ManifestRow(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def write_manifest(path: str | Path, rows: Iterable[ManifestRow | RejectRow]) -> None:
+    """Write rows as JSON lines; the file appears only when it is complete."""
+    write_text_atomic(Path(path), "".join(to_line(row) + "\n" for row in rows))
+
+
+def read_manifest(path: str | Path) -> list[ManifestRow]:
+    """Read a manifest strictly.
+
+    Args:
+        path: The manifest file, or the folder of a prepared corpus.
+
+    Returns:
+        Rows in file order.
+
+    Raises:
+        FileNotFoundError: There is no manifest.
+        ValueError: A line is too long, not JSON, has wrong fields, or an id stands twice; the message names the line.
+    """
+    path = Path(path)
+    path = path / MANIFEST_NAME if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must be a manifest, got none; run `dualspec data prepare` first")
+    rows = [row_from_dict(parse_json(line, where), where) for where, line in _lines(path)]
+    seen: set[str] = set()
+    for row in rows:
+        if row.id in seen:
+            raise ValueError(f"{path}: id must be unique, got {row.id!r} twice; prepare the corpus again")
+        seen.add(row.id)
+    return rows
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    with open(path, "rb") as stream:
+        number = 0
+        while raw := stream.readline(MAX_LINE_BYTES + 2):
+            number += 1
+            where = f"{path}:{number}"
+            if len(raw) > MAX_LINE_BYTES + 1:
+                raise ValueError(f"{where} must have at most {MAX_LINE_BYTES} bytes, got more; is it a manifest?")
+            try:
+                yield where, raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{where} must be UTF-8, got other bytes; is it a manifest?") from error

@@ -1,0 +1,1 @@
+"""Evaluation: how well generated sound keeps its direction and its kind."""

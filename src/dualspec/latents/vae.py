@@ -1,0 +1,288 @@
+"""The variational autoencoders of the paper: Mel-VAE, STFT-VAE, Dual-VAE and the one-channel Mel-VAE.
+
+Every VAE owns the description of the spectrogram it reads, so that a weights folder says how its input is made.
+Axes are (batch, channel, time, frequency) everywhere; channel 0 is the left ear.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dualspec.features.mel import MelConfig, log_mel
+from dualspec.features.stft import (
+    StftConfig,
+    StftRepresentation,
+    channels_to_stft,
+    num_stft_channels,
+    stft,
+    stft_to_channels,
+)
+from dualspec.latents.frame_autoencoder import FrameAutoencoder, FrameAutoencoderConfig
+
+Feature = Literal["mel", "mel_mono", "stft", "dual"]
+NormalDraw = Callable[[tuple[int, ...]], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderKlConfig:
+    """Sizes of the two-dimensional autoencoder of AudioLDM (diffusers `AutoencoderKL`)."""
+
+    kind: Literal["kl2d"] = "kl2d"
+    in_channels: int  # spectrogram channels C
+    base_channels: int = 128  # channels of the first level
+    channel_multipliers: tuple[int, ...] = (1, 2, 4)  # per level; the compression is 2^(levels - 1)
+    layers_per_block: int = 2  # residual blocks per level
+    latent_channels: int = 8  # channels of the latent grid
+    norm_groups: int = 32  # groups of every group normalisation
+    mid_attention: bool = True  # self-attention at the narrowest level
+
+    @property
+    def time_factor(self) -> int:
+        """Spectrogram frames per latent frame."""
+        return 2 ** (len(self.channel_multipliers) - 1)
+
+    def latent_shape(self, num_frames: int, num_bins: int) -> tuple[int, int, int]:
+        """Return (channels, frames, rows) of the latent of a spectrogram of `num_frames` × `num_bins`."""
+        return self.latent_channels, num_frames // self.time_factor, num_bins // self.time_factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeConfig:
+    """What a VAE reads, how it is scaled, and the network that compresses it."""
+
+    feature: Feature  # which spectrogram; "mel_mono" encodes each ear on its own
+    autoencoder: AutoencoderKlConfig | FrameAutoencoderConfig  # the network
+    mel: MelConfig | None = None  # for "mel", "mel_mono" and "dual"
+    stft: StftConfig | None = None  # for "stft" and "dual"
+    representation: StftRepresentation = "complex"  # how complex bins become real channels
+    magnitude_exponent: float = 0.5  # compression of magnitudes in complex-valued channels
+    complex_scale: float = 1.0  # factor on complex-valued channels, for unit variance
+    log_floor: float = 1e-5  # smallest magnitude kept in logarithmic STFT channels
+    log_mean: float = 0.0  # subtracted from logarithmic channels (natural log)
+    log_std: float = 1.0  # divides logarithmic channels
+    latent_scaling: Literal["scalar", "per_feature"] = "scalar"  # one 1/std, or one per latent channel and row
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit together."""
+        needs_mel, needs_stft = self.feature != "stft", self.feature in ("stft", "dual")
+        if needs_mel != (self.mel is not None) or needs_stft != (self.stft is not None):
+            raise ValueError(
+                f"mel and stft settings must match the feature, got feature={self.feature!r}, "
+                f"mel={'set' if self.mel else None}, stft={'set' if self.stft else None}; set just what the feature reads"
+            )
+        if self.num_channels != self.autoencoder.in_channels:
+            raise ValueError(
+                f"autoencoder.in_channels must be {self.num_channels}, got {self.autoencoder.in_channels}; "
+                f"feature {self.feature!r} has that many channels"
+            )
+
+    @property
+    def num_channels(self) -> int:
+        """Spectrogram channels of one autoencoder input."""
+        mel_channels = {"mel": 2, "mel_mono": 1, "stft": 0, "dual": 2}[self.feature]
+        stft_channels = num_stft_channels(self.representation) if self.stft is not None else 0
+        return mel_channels + stft_channels
+
+    def input_shape(self, num_samples: int) -> tuple[int, int, int]:
+        """Return (channels, frames, rows) of one autoencoder input for clips of `num_samples`."""
+        if self.stft is not None:
+            return self.num_channels, self.stft.num_frames(num_samples), self.stft.num_bins
+        assert self.mel is not None
+        return self.num_channels, self.mel.num_frames(num_samples), self.mel.n_mels
+
+    @property
+    def num_latents(self) -> int:
+        """Latents of one clip: "mel_mono" has one per ear, the others one."""
+        return 2 if self.feature == "mel_mono" else 1
+
+    def latent_shape(self, num_samples: int) -> tuple[int, int, int]:
+        """Return (channels, frames, rows) of one latent."""
+        _, num_frames, num_bins = self.input_shape(num_samples)
+        return self.autoencoder.latent_shape(num_frames, num_bins)
+
+
+@dataclass
+class Spectra:
+    """Spectrograms of both ears, as far as a VAE or a variant has them."""
+
+    log_mel: Tensor | None = None  # (B, 2, T, M) natural log of magnitude
+    stft: Tensor | None = None  # (B, 2, T, F) complex, DC bin dropped
+
+
+def waveform_to_channels(waveform: Tensor, config: VaeConfig) -> Tensor:
+    """Compute what the autoencoder reads.
+
+    Args:
+        waveform: (B, 2, S), in [-1, 1].
+        config: the VAE's settings.
+
+    Returns:
+        (B, C, T, F); for "mel_mono" (2·B, 1, T, M), the ears of a clip next to each other.
+
+    Paper section III-E; decisions 2, 3 and 21b.
+    """
+    parts = []
+    if config.mel is not None:
+        mel = (log_mel(waveform, config.mel) - config.log_mean) / config.log_std
+        if config.feature == "mel_mono":
+            return mel.reshape(-1, 1, *mel.shape[2:])
+        if config.stft is not None:
+            mel = mel.repeat_interleave(config.stft.num_bins // config.mel.n_mels, dim=-1)
+        parts.append(mel)
+    if config.stft is not None:
+        parts.append(
+            _scale_stft(
+                stft_to_channels(
+                    stft(waveform, config.stft), config.representation, exponent=config.magnitude_exponent
+                ),
+                config,
+            )
+        )
+    return torch.cat(parts, dim=1)
+
+
+def _scale_stft(channels: Tensor, config: VaeConfig) -> Tensor:
+    """Normalise real STFT channels (B, C, T, F); direction-only channels get the compressed magnitude as length."""
+    if config.representation == "complex":
+        return channels * config.complex_scale
+    floor = torch.tensor(config.log_floor).log().item()
+    log_magnitude = channels[:, :2].clamp(min=floor)
+    scaled = (log_magnitude - config.log_mean) / config.log_std
+    if config.representation != "interaural":
+        return torch.cat((scaled, channels[:, 2:]), dim=1)
+    # Loud bins speak louder: the length of each unit vector becomes the compressed magnitude of the bin, so plain
+    # differences weigh phase by energy. The inverse only reads the angle.
+    length = (config.magnitude_exponent * 0.5 * (channels[:, 0] + channels[:, 1])).exp() * config.complex_scale
+    return torch.cat((scaled, channels[:, 2:] * length.unsqueeze(1)), dim=1)
+
+
+def channels_to_spectra(channels: Tensor, config: VaeConfig) -> Spectra:
+    """Invert `waveform_to_channels` up to the waveform: the spectrograms that the channels stand for.
+
+    Args:
+        channels: (B, C, T, F), for "mel_mono" (2·B, 1, T, M).
+        config: the VAE's settings.
+
+    Returns:
+        The spectra of both ears.
+    """
+    spectra = Spectra()
+    if config.mel is not None:
+        mel = channels[:, :2] * config.log_std + config.log_mean
+        if config.feature == "mel_mono":
+            mel = mel.reshape(-1, 2, *mel.shape[2:])
+        if config.stft is not None:
+            mel = mel.unflatten(-1, (config.mel.n_mels, -1)).mean(dim=-1)
+        spectra.log_mel = mel
+        channels = channels[:, 2:]
+    if config.stft is not None:
+        if config.representation == "complex":
+            channels = channels / config.complex_scale
+        else:
+            channels = torch.cat((channels[:, :2] * config.log_std + config.log_mean, channels[:, 2:]), dim=1)
+        spectra.stft = channels_to_stft(channels, config.representation, exponent=config.magnitude_exponent)
+    return spectra
+
+
+class SpectrogramVae(nn.Module):
+    """A VAE over spectrograms of both ears, with its latent's measured scale.
+
+    Args:
+        config: what it reads and its sizes.
+    """
+
+    latent_shift: Tensor
+    latent_scale: Tensor
+
+    def __init__(self, config: VaeConfig) -> None:
+        """Build the network; the latent scale is 1 until `set_latent_scale` measures it."""
+        super().__init__()
+        self.config = config
+        self.autoencoder = build_autoencoder(config.autoencoder)
+        shape = (1, 1, 1, 1)
+        if config.latent_scaling == "per_feature":
+            if not isinstance(config.autoencoder, FrameAutoencoderConfig):
+                raise ValueError("latent_scaling must be 'scalar' for a two-dimensional autoencoder, got 'per_feature'")
+            shape = (1, config.autoencoder.latent_channels, 1, config.autoencoder.latent_bins)
+        self.register_buffer("latent_shift", torch.zeros(shape))
+        self.register_buffer("latent_scale", torch.ones(shape))
+
+    def encode_moments(self, channels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance, each (B, C', T', F'), of channels (B, C, T, F)."""
+        if isinstance(self.autoencoder, FrameAutoencoder):
+            moments = self.autoencoder.encode_moments(channels)
+        else:
+            moments = self.autoencoder.quant_conv(self.autoencoder.encoder(channels))
+        mean, log_variance = moments.chunk(2, dim=1)
+        return mean, log_variance.clamp(-30.0, 20.0)
+
+    def decode_channels(self, latents: Tensor) -> Tensor:
+        """Return channels (B, C, T, F) of unscaled latents (B, C', T', F')."""
+        if isinstance(self.autoencoder, FrameAutoencoder):
+            return self.autoencoder.decode(latents)
+        return self.autoencoder.decode(latents).sample
+
+    def encode(self, waveform: Tensor, normal: NormalDraw | None = None) -> list[Tensor]:
+        """Encode clips into scaled latents.
+
+        Args:
+            waveform: (B, 2, S), in [-1, 1].
+            normal: draws standard normals (B, *shape) to sample the posterior; without it the mean is taken.
+
+        Returns:
+            `config.num_latents` tensors (B, C', T', F') near unit variance; "mel_mono" has one per ear, left first.
+        """
+        mean, log_variance = self.encode_moments(waveform_to_channels(waveform, self.config))
+        ears = self.config.num_latents
+        if normal is not None:
+            mean = mean + normal((ears, *mean.shape[1:])).reshape(mean.shape).to(mean) * (0.5 * log_variance).exp()
+        scaled = (mean - self.latent_shift) * self.latent_scale
+        return list(scaled.unflatten(0, (-1, ears)).unbind(1))
+
+    def decode(self, latents: list[Tensor]) -> Spectra:
+        """Decode scaled latents, listed as `encode` returns them, into the spectra of both ears."""
+        together = torch.stack(latents, dim=1).flatten(0, 1)
+        unscaled = together / self.latent_scale + self.latent_shift
+        return channels_to_spectra(self.decode_channels(unscaled), self.config)
+
+    @torch.no_grad()
+    def set_latent_scale(self, latents: Tensor) -> None:
+        """Measure shift and scale from unscaled posterior samples (N, C', T', F'). Decision 18."""
+        dims = (0, 2) if self.config.latent_scaling == "per_feature" else (0, 1, 2, 3)
+        std = latents.std(dim=dims, keepdim=True)
+        if not torch.isfinite(std).all() or (std == 0).any():
+            raise ValueError(
+                "latents must be finite and not constant, got a zero or non-finite deviation; train the VAE first"
+            )
+        self.latent_scale.copy_(1 / std)
+        if self.config.latent_scaling == "per_feature":
+            self.latent_shift.copy_(latents.mean(dim=dims, keepdim=True))
+
+    def last_layer(self) -> nn.Parameter:
+        """Return the decoder's last weight, whose gradient norm balances the adversarial loss."""
+        if isinstance(self.autoencoder, FrameAutoencoder):
+            return self.autoencoder.last_layer()
+        return self.autoencoder.decoder.conv_out.weight
+
+
+def build_autoencoder(config: AutoencoderKlConfig | FrameAutoencoderConfig) -> nn.Module:
+    """Return the network that `config` describes. Paper section III-E, Table II."""
+    if isinstance(config, FrameAutoencoderConfig):
+        return FrameAutoencoder(config)
+    from diffusers import AutoencoderKL
+
+    levels = len(config.channel_multipliers)
+    return AutoencoderKL(
+        in_channels=config.in_channels,
+        out_channels=config.in_channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=tuple(config.base_channels * factor for factor in config.channel_multipliers),
+        layers_per_block=config.layers_per_block,
+        latent_channels=config.latent_channels,
+        norm_num_groups=config.norm_groups,
+        mid_block_add_attention=config.mid_attention,
+    )

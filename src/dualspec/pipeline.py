@@ -1,0 +1,356 @@
+"""Prompt → two-ear waveform, in a few visible lines.
+
+Nothing here knows of azimuths, heads or rendering: the direction comes out of the diffusion model, from words alone.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualspec.config import write_text_atomic
+from dualspec.diffusion.denoiser import build_denoiser
+from dualspec.diffusion.sampler import SamplingConfig, initial_noise, sample
+from dualspec.diffusion.variant import VariantConfig
+from dualspec.latents.pairing import LatentPairing
+from dualspec.latents.vae import SpectrogramVae, Spectra, VaeConfig
+from dualspec.synthesis.reconstruct import reconstruct
+from dualspec.synthesis.vocoder import GriffinLimConfig, HifiGanConfig, IstftHeadConfig, build_vocoder
+from dualspec.text.encoder import TextEncoder, build_text_encoder
+from dualspec.training.weights import load_strictly, read_config, read_notes, read_state, save_weights
+
+INDEX_NAME = "model_index.json"
+VOCODER_CONFIGS = {
+    "HifiGanConfig": HifiGanConfig,
+    "IstftHeadConfig": IstftHeadConfig,
+    "GriffinLimConfig": GriffinLimConfig,
+}
+FADE_SAMPLES = 160
+SEED_LIMIT = 2**63
+
+
+@dataclass
+class BinauralOutput:
+    """What a pipeline call returns."""
+
+    audios: Tensor  # (B, 2, S) float32 in [-1, 1], channel 0 left
+    sample_rate: int  # Hz
+    seeds: list[int]  # the seed of each clip
+    prompts: list[str]  # the prompt of each clip
+    gains_db: list[float]  # 0, or the negative gain that kept a clip within full scale
+
+
+class DualSpecPipeline:
+    """A text-to-binaural system: text encoder, denoiser, VAEs, vocoder.
+
+    Args:
+        config: the variant.
+        denoiser: predicts noise or velocity.
+        vaes: the VAEs by part name.
+        vocoder: log-mel to waveform, or None where the variant needs none.
+        text_encoder: words to token states.
+
+    Use `DualSpecPipeline.from_pretrained()`. Paper Fig. 1.
+    """
+
+    def __init__(
+        self,
+        config: VariantConfig,
+        denoiser: torch.nn.Module,
+        vaes: dict[str, SpectrogramVae],
+        vocoder: torch.nn.Module | None,
+        text_encoder: TextEncoder,
+    ) -> None:
+        """Check that the parts fit."""
+        if text_encoder.width != config.denoiser.cross_attention_dim:
+            raise ValueError(
+                f"the text encoder must be {config.denoiser.cross_attention_dim} wide, got {text_encoder.width}; "
+                "use the one that the denoiser was trained with"
+            )
+        self.config, self.vaes, self.vocoder, self.text_encoder = config, vaes, vocoder, text_encoder
+        self.denoiser = denoiser.eval()
+        self.pairing = LatentPairing(
+            config.pairing, config.latent_shapes({part: vaes[part].config for part in config.parts})
+        )
+        self.device = torch.device("cpu")
+        self.vocoder_notes: dict[str, Any] = {}
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return self.config.sample_rate
+
+    @property
+    def max_duration_s(self) -> float:
+        """Length of a generated clip in seconds."""
+        return self.config.num_samples / self.config.sample_rate
+
+    def to(self, device: torch.device | str) -> "DualSpecPipeline":
+        """Move all parts to a device."""
+        self.device = torch.device(device)
+        for module in (
+            self.denoiser,
+            *self.vaes.values(),
+            self.text_encoder,
+            *([self.vocoder] if self.vocoder else []),
+        ):
+            module.to(self.device)
+        return self
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str],
+        *,
+        negative_prompt: str = "",
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: str | None = None,
+        num_waveforms_per_prompt: int = 1,
+        seed: int | list[int] = 0,
+        audio_length_in_s: float | None = None,
+        batch_size: int = 8,
+        callback_on_step_end: Callable[[int, int, Tensor], None] | None = None,
+    ) -> BinauralOutput:
+        """Generate two-ear sound from words.
+
+        Args:
+            prompt: such as "EVENT: Dog bark & LOCATION: 3 o'clock direction", or a list.
+            negative_prompt: what guidance leads away from; the empty text by default, as in training.
+            num_inference_steps: evaluations of the denoiser, 1 to 1000; the model's own default if None.
+            guidance_scale: w of equation (16), 0 to 20; the model's own default if None.
+            sampler: "ddpm", "ddim", "dpmpp" or "unipc"; the model's own default if None.
+            num_waveforms_per_prompt: clips per prompt, with seeds seed, seed + 1, …
+            seed: of the first clip of each prompt, or one per clip.
+            audio_length_in_s: seconds, at most the model's own length; shorter clips are cut with a short fade.
+            batch_size: clips denoised at once; it does not change the result beyond rounding.
+            callback_on_step_end: called with (step, number of steps, latents); may raise to stop.
+
+        Returns:
+            The clips, in prompt order.
+
+        Raises:
+            ValueError: an argument is out of its range.
+        """
+        prompts = [
+            text for text in ([prompt] if isinstance(prompt, str) else prompt) for _ in range(num_waveforms_per_prompt)
+        ]
+        seeds = _seeds(seed, num_waveforms_per_prompt, len(prompts))
+        num_samples = self._num_samples(audio_length_in_s)
+        changes = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "sampler": sampler}
+        sampling = replace(self.config.sampling, **{key: value for key, value in changes.items() if value is not None})
+        for text in prompts:
+            if not text.strip():
+                raise ValueError("prompt must be words, got an empty text; say what is heard and where")
+        clips = []
+        for start in range(0, len(prompts), batch_size):
+            rows = slice(start, start + batch_size)
+            latents = self._denoise(prompts[rows], negative_prompt, seeds[rows], sampling, callback_on_step_end)
+            clips.append(self.decode_latents(latents).cpu())
+        audios, gains = _within_full_scale(_cut(torch.cat(clips), num_samples))
+        return BinauralOutput(audios, self.sample_rate, seeds, prompts, gains)
+
+    def _denoise(
+        self, prompts: list[str], negative_prompt: str, seeds: list[int], sampling: SamplingConfig, callback: Any
+    ) -> Tensor:
+        embeds, mask = self.text_encoder.encode([*prompts, negative_prompt])
+        batch = len(prompts)
+        noise = initial_noise(self.pairing.packed_shape, seeds, self.device)
+        return sample(
+            self.denoiser,
+            self.config.schedule,
+            sampling,
+            noise=noise,
+            prompt_embeds=embeds[:batch].to(self.device),
+            prompt_mask=mask[:batch].to(self.device),
+            negative_embeds=embeds[batch:].expand(batch, -1, -1).to(self.device),
+            negative_mask=mask[batch:].expand(batch, -1).to(self.device),
+            step_generators=[torch.Generator().manual_seed(seed + SEED_LIMIT // 2) for seed in seeds],
+            callback=callback,
+        )
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Return waveforms (B, 2, S), not limited in level, of packed latents (B, C, T, F)."""
+        spectra, vae_configs, parts = Spectra(), [], self.pairing.unpack(latents)
+        for part in self.config.parts:
+            vae = self.vaes[part]
+            own, parts = parts[: vae.config.num_latents], parts[vae.config.num_latents :]
+            decoded = vae.decode(own)
+            spectra.log_mel = decoded.log_mel if decoded.log_mel is not None else spectra.log_mel
+            spectra.stft = decoded.stft if decoded.stft is not None else spectra.stft
+            vae_configs.append(vae.config)
+        return self._reconstruct(spectra, vae_configs)
+
+    def _reconstruct(self, spectra: Spectra, vae_configs: list[VaeConfig]) -> Tensor:
+        mel = next((config.mel for config in vae_configs if config.mel is not None), None)
+        stft = next((config.stft for config in vae_configs if config.stft is not None), None)
+        return reconstruct(
+            self.config.variant,
+            log_mel=spectra.log_mel,
+            stft=spectra.stft,
+            mode=self.config.merge_mode,
+            mid_phase=self.config.mid_phase,
+            vocoder=self.vocoder,
+            stft_config=stft,
+            mel_config=mel,
+            num_samples=self.config.num_samples,
+        )
+
+    @torch.no_grad()
+    def round_trip(self, waveform: Tensor) -> Tensor:
+        """Encode and decode two-ear clips (B, 2, S) without diffusion: the upper bound of what the parts can do."""
+        parts = [latent for part in self.config.parts for latent in self.vaes[part].encode(waveform.to(self.device))]
+        return self.decode_latents(self.pairing.pack(parts))
+
+    def _num_samples(self, audio_length_in_s: float | None) -> int:
+        if audio_length_in_s is None:
+            return self.config.num_samples
+        if not 0.1 <= audio_length_in_s <= self.max_duration_s:
+            raise ValueError(
+                f"audio_length_in_s must be 0.1 to {self.max_duration_s:g}, got {audio_length_in_s:g}; "
+                "the model was trained on clips of that length, lay several clips end to end for more"
+            )
+        return round(audio_length_in_s * self.sample_rate)
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
+        """Write all parts as a folder that `from_pretrained` reads; the text encoder is named, not copied."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        modules: dict[str, tuple[torch.nn.Module, Any]] = {"denoiser": (self.denoiser, self.config)}
+        modules |= {part: (self.vaes[part], self.vaes[part].config) for part in self.config.parts}
+        if self.vocoder is not None:
+            modules["vocoder"] = (self.vocoder, self.vocoder.config)
+        for name, (module, config) in modules.items():
+            save_weights(folder / name, module, config, dtype=dtype)
+        index = {
+            "_class_name": "DualSpecPipeline",
+            "format_version": 1,
+            "variant": self.config.variant,
+            "parts": sorted(modules),
+        }
+        write_text_atomic(folder / INDEX_NAME, json.dumps(index, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path | None = None, *, device: str | torch.device = "cpu"
+    ) -> "DualSpecPipeline":
+        """Load a pipeline.
+
+        Args:
+            folder: what `save_pretrained` wrote; None loads the embedded model.
+            device: where to put it.
+
+        Raises:
+            FileNotFoundError: the folder or a file of it is missing.
+            ValueError: a file is damaged or does not fit.
+        """
+        folder = Path(folder) if folder is not None else embedded_bundle()
+        parts = _read_index(folder)
+        config: VariantConfig = read_config(folder / "denoiser", {"VariantConfig": VariantConfig})
+        denoiser = build_denoiser(config.denoiser)
+        load_strictly(denoiser, read_state(folder / "denoiser"), folder / "denoiser")
+        missing = [part for part in config.parts if part not in parts]
+        if missing:
+            raise ValueError(f"{folder} must hold the parts of {config.variant}, got none called {', '.join(missing)}")
+        vaes = {part: load_vae(folder / part) for part in config.parts}
+        vocoder = load_vocoder(folder / "vocoder") if "vocoder" in parts else None
+        return cls(config, denoiser, vaes, vocoder, build_text_encoder(config.text_encoder)).to(device)
+
+
+def load_vae(folder: str | Path) -> SpectrogramVae:
+    """Load a VAE from its weights folder, frozen."""
+    config = read_config(folder, {"VaeConfig": VaeConfig})
+    vae = SpectrogramVae(config)
+    load_strictly(vae, read_state(folder), folder)
+    return vae.eval().requires_grad_(False)
+
+
+def load_vocoder(folder: str | Path) -> torch.nn.Module:
+    """Load a vocoder from its weights folder, frozen."""
+    config = read_config(folder, VOCODER_CONFIGS)
+    vocoder = build_vocoder(config)
+    load_strictly(vocoder, read_state(folder), folder)
+    return vocoder.eval().requires_grad_(False)
+
+
+def embedded_bundle() -> Path:
+    """Return the folder of the embedded model.
+
+    Raises:
+        FileNotFoundError: this installation has none.
+    """
+    folder = Path(str(resources.files("dualspec") / "bundles" / "default"))
+    if not folder.is_dir():
+        raise FileNotFoundError("this installation has no embedded model; give a folder with --model")
+    return folder
+
+
+def assemble(folder: str | Path, sources: dict[str, Path]) -> None:
+    """Put trained weights folders together into a pipeline folder.
+
+    Args:
+        folder: the new pipeline folder; must not exist.
+        sources: part name ("denoiser", "mel_vae", "vocoder", …) → weights folder.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise ValueError(f"folder must be new, got {folder}, which exists; choose another name or remove it")
+    config: VariantConfig = read_config(sources["denoiser"], {"VariantConfig": VariantConfig})
+    for part in config.parts:
+        if part not in sources:
+            raise ValueError(f"sources must name the {part} of {config.variant}, got {sorted(sources)}")
+    folder.mkdir(parents=True)
+    for name, source in sources.items():
+        read_notes(source)
+        shutil.copytree(source, folder / name)
+    index = {
+        "_class_name": "DualSpecPipeline",
+        "format_version": 1,
+        "variant": config.variant,
+        "parts": sorted(sources),
+    }
+    write_text_atomic(folder / INDEX_NAME, json.dumps(index, indent=2) + "\n")
+
+
+def _read_index(folder: Path) -> list[str]:
+    path = folder / INDEX_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"no model in {folder}: {INDEX_NAME} is missing")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        if index["format_version"] != 1 or index["_class_name"] != "DualSpecPipeline":
+            raise ValueError("another format")
+        return [str(part) for part in index["parts"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} must be the index of a dualspec model, got {error}; restore the folder") from error
+
+
+def _seeds(seed: int | list[int], per_prompt: int, count: int) -> list[int]:
+    seeds = list(seed) if isinstance(seed, list) else [seed + index % per_prompt for index in range(count)]
+    if len(seeds) != count:
+        raise ValueError(f"seed must be one number or one per clip ({count}), got {len(seeds)}")
+    if any(not 0 <= value < SEED_LIMIT // 2 for value in seeds):
+        raise ValueError(f"seed must be 0 to 2^62 - 1, got {seeds[:4]}")
+    return seeds
+
+
+def _cut(waveform: Tensor, num_samples: int) -> Tensor:
+    """Crop (B, 2, S) to `num_samples` with a 10 ms fade where something was cut off."""
+    if num_samples == waveform.shape[-1]:
+        return waveform
+    cropped = waveform[..., :num_samples].clone()
+    cropped[..., -FADE_SAMPLES:] *= torch.linspace(1.0, 0.0, FADE_SAMPLES)
+    return cropped
+
+
+def _within_full_scale(waveform: Tensor) -> tuple[Tensor, list[float]]:
+    """Turn clips (B, 2, S) that pass full scale down, one gain for both ears; return the gains in dB."""
+    peaks = waveform.abs().amax(dim=(1, 2)).clamp(min=1.0)
+    return waveform / peaks[:, None, None], [float(-20 * torch.log10(peak)) for peak in peaks]

@@ -1,0 +1,315 @@
+"""Every run as a named function, in three sizes: `paper`, `mini` (the embedded bundle) and `tiny` (tests).
+
+A recipe is `SIZE/ROOM`, for example `mini/stft_vae` or `paper/dualspec`. The `paper` sizes are those of Table II;
+its VAE layouts come in two readings of a contradiction in the paper: `table` (default) and `text` (decision 1).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dualspec.diffusion.denoiser import UnetConfig
+from dualspec.diffusion.objective import NoiseScheduleConfig
+from dualspec.diffusion.sampler import SamplingConfig
+from dualspec.diffusion.transformer import DitConfig
+from dualspec.diffusion.variant import VARIANT_PARTS, VariantConfig, VariantName, latent_shapes
+from dualspec.features.mel import MelConfig
+from dualspec.features.stft import StftConfig
+from dualspec.hearing.localizer import LocalizerConfig
+from dualspec.latents.frame_autoencoder import FrameAutoencoderConfig
+from dualspec.latents.losses import VaeLossConfig
+from dualspec.latents.pairing import LatentPairing, PairingConfig
+from dualspec.latents.vae import AutoencoderKlConfig, VaeConfig
+from dualspec.synthesis.discriminators import PeriodDiscriminatorConfig, ResolutionDiscriminatorConfig
+from dualspec.synthesis.vocoder import HifiGanConfig
+from dualspec.text.encoder import TextEncoderConfig
+from dualspec.training.diffusion_task import DiffusionTaskConfig
+from dualspec.training.localizer_task import LocalizerTaskConfig
+from dualspec.training.loop import LoopConfig
+from dualspec.training.task import OptimizerConfig, RenderConfig
+from dualspec.training.vae_task import VaeTaskConfig
+from dualspec.training.vocoder_task import VocoderTaskConfig
+
+Size = Literal["paper", "mini", "tiny"]
+Layout = Literal["table", "text"]
+TaskConfig = VaeTaskConfig | VocoderTaskConfig | DiffusionTaskConfig | LocalizerTaskConfig
+
+VAE_ROOMS = ("mel_vae", "stft_vae", "dual_vae", "mono_mel_vae")
+ROOMS = (*VAE_ROOMS, "vocoder", "localizer", *VARIANT_PARTS)
+SIZES = ("paper", "mini", "tiny")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One run: what is trained and how long."""
+
+    name: str  # SIZE/ROOM
+    task: TaskConfig  # model, clips, losses, optimizers
+    loop: LoopConfig = field(default_factory=LoopConfig)  # length, batch, precision
+    num_bank_samples: int = 81_920  # samples kept of each clip in memory
+
+
+def recipe_names() -> list[str]:
+    """Return all recipe names."""
+    names = [f"{size}/{room}" for size in SIZES for room in ROOMS]
+    return names + [f"paper-text/{room}" for room in (*VAE_ROOMS[:3], *VARIANT_PARTS)]
+
+
+def get_recipe(name: str) -> Recipe:
+    """Return the recipe called `name`.
+
+    Raises:
+        ValueError: there is none of that name; the nearest is named.
+    """
+    if name not in recipe_names():
+        import difflib
+
+        near = difflib.get_close_matches(name, recipe_names(), n=1, cutoff=0.0)
+        raise ValueError(
+            f"recipe must be one of SIZE/ROOM, got {name!r}; did you mean {near[0]!r}? See `dualspec show`"
+        )
+    size, room = name.split("/")
+    layout: Layout = "text" if size == "paper-text" else "table"
+    builders: dict[str, Callable[[str, Layout, str], Recipe]] = {"paper": _paper, "mini": _mini, "tiny": _tiny}
+    return builders[size.removesuffix("-text")](room, layout, name)
+
+
+def vae_recipe_name(name: str, part: str) -> str:
+    """Return the recipe of a variant recipe's VAE, for example `mini/stft_vae` for `mini/dualspec`."""
+    size = name.split("/")[0]
+    return f"{'paper' if part == 'mono_mel_vae' and size == 'paper-text' else size}/{part}"
+
+
+def vae_configs(name: str, variant: VariantName) -> dict[str, VaeConfig]:
+    """Return the VAE settings of a variant recipe by part name."""
+    configs = {}
+    for part in VARIANT_PARTS[variant]:
+        task = get_recipe(vae_recipe_name(name, part)).task
+        assert isinstance(task, VaeTaskConfig)
+        configs[part] = task.vae
+    return configs
+
+
+def _packed_shape(name: str, variant: VariantName, pairing: PairingConfig, num_samples: int) -> tuple[int, int, int]:
+    vaes = vae_configs(name, variant)
+    return LatentPairing(pairing, latent_shapes(list(vaes.values()), num_samples)).packed_shape
+
+
+# --- paper ------------------------------------------------------------------------------------------------------------
+
+_T5_LARGE = TextEncoderConfig(kind="t5", name_or_path="google/flan-t5-large")
+_SHARED_MEL = MelConfig(n_fft=512, win_length=512, hop_length=256, framing="centered")
+
+
+def _paper(room: str, layout: Layout, name: str) -> Recipe:
+    """Sizes of Table II, training of section VI."""
+    if room in VAE_ROOMS:
+        steps, batch = {"stft_vae": (1_200_000, 8), "dual_vae": (2_400_000, 4)}.get(room, (600_000, 16))
+        optimizer = OptimizerConfig(lr=4.5e-6, betas=(0.5, 0.9), clip_norm=0.0)
+        task: TaskConfig = VaeTaskConfig(
+            vae=_paper_vae(room, layout),
+            loss=VaeLossConfig(kl_weight=1e-4),
+            render=RenderConfig(random_crop=True),
+            optimizer=optimizer,
+            discriminator_optimizer=optimizer,
+        )
+        loop = LoopConfig(
+            max_steps=steps, batch_size=16 * batch, lr_schedule="constant", ema_decay=0.0, precision="bf16"
+        )
+        return Recipe(name=name, task=task, loop=loop, num_bank_samples=163_840)
+    if room == "vocoder":
+        loop = LoopConfig(max_steps=1_000_000, batch_size=16, precision="bf16")
+        return Recipe(name=name, task=VocoderTaskConfig(vocoder=HifiGanConfig()), loop=loop)
+    if room == "localizer":
+        return _localizer(name, LocalizerConfig(), LoopConfig(max_steps=20_000, batch_size=64))
+    variant: VariantName = room  # type: ignore[assignment]
+    pairing = PairingConfig(layout="frequency")
+    shape = _packed_shape(name, variant, pairing, 81_920)
+    config = VariantConfig(
+        variant=variant,
+        denoiser=UnetConfig(latent_shape=shape),
+        text_encoder=_T5_LARGE,
+        pairing=pairing,
+        sampling=SamplingConfig(sampler="ddpm", num_inference_steps=200),
+    )
+    loop = LoopConfig(max_steps=156_250, batch_size=64, accumulate=8, ema_decay=0.0, precision="bf16", warmup_steps=0)
+    return Recipe(name=name, task=DiffusionTaskConfig(variant=config), loop=loop)
+
+
+def _paper_vae(room: str, layout: Layout) -> VaeConfig:
+    short, tall = (1, 2, 4), (1, 2, 4, 8)
+    levels = {
+        "mel_vae": tall if layout == "table" else short,
+        "stft_vae": short if layout == "table" else tall,
+        "dual_vae": short if layout == "table" else tall,
+        "mono_mel_vae": short,
+    }[room]
+    return _kl2d_vae(room, AutoencoderKlConfig(in_channels=_CHANNELS_2D[room], channel_multipliers=levels))
+
+
+_CHANNELS_2D = {"mel_vae": 2, "mono_mel_vae": 1, "stft_vae": 4, "dual_vae": 6}
+
+
+def _kl2d_vae(room: str, autoencoder: AutoencoderKlConfig) -> VaeConfig:
+    """A VAE in the paper's own forms: mel of 1024/160, complex STFT of 512/256, both on 512/256 for the Dual-VAE."""
+    if room == "stft_vae":
+        return VaeConfig(feature="stft", stft=StftConfig(), autoencoder=autoencoder)
+    if room == "dual_vae":
+        return VaeConfig(feature="dual", stft=StftConfig(), mel=_SHARED_MEL, autoencoder=autoencoder)
+    return VaeConfig(feature="mel" if room == "mel_vae" else "mel_mono", mel=MelConfig(), autoencoder=autoencoder)
+
+
+def _localizer(name: str, model: LocalizerConfig, loop: LoopConfig) -> Recipe:
+    return Recipe(name=name, task=LocalizerTaskConfig(localizer=model), loop=loop)
+
+
+# --- mini -------------------------------------------------------------------------------------------------------------
+
+
+def _mini(room: str, layout: Layout, name: str) -> Recipe:
+    """The embedded bundle: one 80 × 16 latent grid, frame-wise VAEs, a one-dimensional transformer."""
+    if room in VAE_ROOMS:
+        optimizer = OptimizerConfig(lr=1e-3)
+        task = VaeTaskConfig(
+            vae=_mini_vae(room),
+            render=RenderConfig(num_samples=20_480, random_crop=True),
+            loss=VaeLossConfig(
+                kl_weight=1e-2,
+                interaural_phase_weight=1.5,
+                common_phase_weight=0.2,
+                adversarial_weight=0.0,  # not yet measured at this size
+            ),
+            discriminator_channels=16,
+            optimizer=optimizer,
+            discriminator_optimizer=OptimizerConfig(lr=3e-4, betas=(0.5, 0.9)),
+        )
+        return Recipe(name=name, task=task, loop=LoopConfig(max_steps=40_000, batch_size=32, ema_decay=0.998))
+    if room == "vocoder":
+        vocoder = HifiGanConfig(
+            mel=_SHARED_MEL,
+            initial_channels=128,
+            upsample_rates=(8, 8, 2, 2),
+            upsample_kernels=(16, 16, 4, 4),
+            resblock_kernels=(3, 7),
+            resblock_dilations=((1, 3), (1, 3)),
+        )
+        small = {
+            "periods": PeriodDiscriminatorConfig(base_channels=8),
+            "resolutions": ResolutionDiscriminatorConfig(base_channels=8),
+        }
+        return Recipe(
+            name=name,
+            task=VocoderTaskConfig(vocoder=vocoder, **small),
+            loop=LoopConfig(max_steps=40_000, batch_size=16),
+        )
+    if room == "localizer":
+        return _localizer(name, LocalizerConfig(), LoopConfig(max_steps=3_000, batch_size=32, validate_every=250))
+    variant: VariantName = room  # type: ignore[assignment]
+    pairing = PairingConfig(layout="channel")
+    config = VariantConfig(
+        variant=variant,
+        denoiser=DitConfig(latent_shape=_packed_shape(name, variant, pairing, 81_920), patch_frames=2),
+        text_encoder=TextEncoderConfig(kind="minilm"),
+        pairing=pairing,
+        schedule=NoiseScheduleConfig(prediction_type="v_prediction", zero_terminal_snr=True),
+        sampling=SamplingConfig(sampler="dpmpp", num_inference_steps=25),
+        merge_mode="phase_delta" if len(VARIANT_PARTS[variant]) == 2 or variant == "dualspec_d" else "paper",
+        mid_phase="griffin_lim" if variant == "dualspec_d" else "vocoder",
+    )
+    task = DiffusionTaskConfig(
+        variant=config, optimizer=OptimizerConfig(lr=5e-4, weight_decay=1e-2, betas=(0.9, 0.98)), sample_posterior=False
+    )
+    return Recipe(
+        name=name, task=task, loop=LoopConfig(max_steps=100_000, batch_size=32, warmup_steps=200, ema_decay=0.999)
+    )
+
+
+def _mini_vae(room: str) -> VaeConfig:
+    stft, mel = StftConfig(), _SHARED_MEL
+    common = {
+        "representation": "interaural",
+        "log_floor": 1e-3,
+        "log_mean": -4.0,
+        "log_std": 2.5,
+        "complex_scale": 2.0,
+        "latent_scaling": "per_feature",
+    }
+    if room == "stft_vae":
+        network = FrameAutoencoderConfig(in_channels=6, num_bins=256)
+        return VaeConfig(feature="stft", stft=stft, autoencoder=network, **common)
+    if room == "dual_vae":
+        network = FrameAutoencoderConfig(in_channels=8, num_bins=256)
+        return VaeConfig(feature="dual", stft=stft, mel=mel, autoencoder=network, **common)
+    channels = 2 if room == "mel_vae" else 1
+    network = FrameAutoencoderConfig(in_channels=channels, num_bins=64)
+    return VaeConfig(
+        feature="mel" if channels == 2 else "mel_mono",
+        mel=mel,
+        autoencoder=network,
+        log_mean=-5.0,
+        log_std=2.8,
+        latent_scaling="per_feature",
+    )
+
+
+# --- tiny -------------------------------------------------------------------------------------------------------------
+
+
+def _tiny(room: str, layout: Layout, name: str) -> Recipe:
+    """The paper's forms at the size of a test: seconds on a CPU, short clips, no pretrained weights."""
+    loop = LoopConfig(max_steps=20, batch_size=4, warmup_steps=2, log_every=5, validate_every=10, save_every=10)
+    render = RenderConfig(num_samples=_TINY_SAMPLES, random_crop=False)
+    if room in VAE_ROOMS:
+        network = AutoencoderKlConfig(
+            in_channels=_CHANNELS_2D[room],
+            base_channels=8,
+            channel_multipliers=(1, 2, 2),
+            layers_per_block=1,
+            norm_groups=4,
+        )
+        loss = VaeLossConfig(adversarial_start_step=10)
+        task: TaskConfig = VaeTaskConfig(
+            vae=_kl2d_vae(room, network), render=render, loss=loss, discriminator_channels=4, scale_clips=16
+        )
+    elif room == "vocoder":
+        vocoder = HifiGanConfig(
+            initial_channels=16,
+            upsample_rates=(5, 4, 2, 2, 2),
+            upsample_kernels=(16, 16, 8, 4, 4),
+            resblock_kernels=(3,),
+            resblock_dilations=((1, 3),),
+        )
+        task = VocoderTaskConfig(
+            vocoder=vocoder,
+            render=RenderConfig(num_samples=8_000),
+            periods=PeriodDiscriminatorConfig(periods=(2, 3), base_channels=2),
+            resolutions=ResolutionDiscriminatorConfig(n_ffts=(256,), base_channels=2),
+        )
+    elif room == "localizer":
+        model = LocalizerConfig(branch_channels=(4, 8, 8), fused_channels=8, hidden=16)
+        return Recipe(name=name, task=LocalizerTaskConfig(localizer=model, render=render), loop=loop)
+    else:
+        variant: VariantName = room  # type: ignore[assignment]
+        pairing = PairingConfig(layout="frequency")
+        network_shape = _packed_shape(name, variant, pairing, _TINY_SAMPLES)
+        denoiser = UnetConfig(
+            latent_shape=network_shape,
+            cross_attention_dim=16,
+            block_channels=(8, 16),
+            layers_per_block=1,
+            num_heads=(1, 2),
+            norm_groups=4,
+        )
+        config = VariantConfig(
+            variant=variant,
+            denoiser=denoiser,
+            text_encoder=TextEncoderConfig(kind="hash", width=16),
+            pairing=pairing,
+            sampling=SamplingConfig(sampler="ddim", num_inference_steps=4),
+            num_samples=_TINY_SAMPLES,
+        )
+        task = DiffusionTaskConfig(variant=config, render=render)
+    return Recipe(name=name, task=task, loop=loop, num_bank_samples=_TINY_SAMPLES)
+
+
+_TINY_SAMPLES = 20_480

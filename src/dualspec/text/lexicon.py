@@ -1,0 +1,133 @@
+"""The words for the 12 azimuth sectors: three location styles, two lexicons of general descriptions.
+
+The paper gives one example of a general description and its demo page about a dozen, some of which serve two
+neighbouring sectors. `distinct` is our own table in which every phrase belongs to exactly one sector; `paper_like`
+keeps the ambiguous wording for the ablation.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+LocationStyle = Literal["doa", "clock", "general"]
+Lexicon = Literal["distinct", "paper_like"]
+LexiconSplit = Literal["train", "heldout", "all"]
+
+LOCATION_STYLES: tuple[LocationStyle, ...] = get_args(LocationStyle)
+
+# One phrase per template and sector. The first is the canonical one: it is what a prompt without a generator says.
+_FRONT_TRAIN = ("straight ahead", "directly in front", "dead ahead", "exactly in front")
+_FRONT_HELDOUT = ("head-on", "front and center")
+_BACK_TRAIN = ("directly behind", "straight behind", "exactly at the back", "directly at the rear")
+_BACK_HELDOUT = ("due rear", "from the very back")
+_SIDE_TRAIN = ("directly to the {side}", "straight {side}", "hard {side}", "exactly at the {side} side")
+_SIDE_HELDOUT = ("due {side}", "at the {side} ear")
+
+# 30 degrees off the median plane.
+_NEAR_FRONT_TRAIN = (
+    "ahead, slightly to the {side}",
+    "mostly in front, a little {side}",
+    "slightly {side} of straight ahead",
+    "front, with a slight angle to the {side}",
+)
+_NEAR_FRONT_HELDOUT = ("nearly straight ahead, a touch {side}", "forward and a bit to the {side}")
+_NEAR_BACK_TRAIN = (
+    "behind, slightly to the {side}",
+    "mostly at the back, a little {side}",
+    "slightly {side} of directly behind",
+    "rear, with a slight angle to the {side}",
+)
+_NEAR_BACK_HELDOUT = ("nearly straight behind, a touch {side}", "backward and a bit to the {side}")
+
+# 30 degrees off the interaural axis.
+_SIDE_FRONT_TRAIN = (
+    "{side}, slightly toward the front",
+    "mostly {side}, a little ahead",
+    "slightly in front of the {side} side",
+    "{side}, with a slight angle to the front",
+)
+_SIDE_FRONT_HELDOUT = ("nearly straight {side}, a touch forward", "{side} and a bit to the front")
+_SIDE_BACK_TRAIN = (
+    "{side}, slightly toward the back",
+    "mostly {side}, a little behind",
+    "slightly behind the {side} side",
+    "{side}, with a slight angle to the rear",
+)
+_SIDE_BACK_HELDOUT = ("nearly straight {side}, a touch backward", "{side} and a bit to the rear")
+
+
+def _ring(
+    front: tuple[str, ...],
+    near_front: tuple[str, ...],
+    side_front: tuple[str, ...],
+    side: tuple[str, ...],
+    side_back: tuple[str, ...],
+    near_back: tuple[str, ...],
+    back: tuple[str, ...],
+) -> tuple[tuple[str, ...], ...]:
+    """Fill the 12 sectors counter-clockwise from the templates of one half circle (the other half mirrors it)."""
+    half = (near_front, side_front, side, side_back, near_back)
+    left = [tuple(phrase.format(side="left") for phrase in phrases) for phrases in half]
+    right = [tuple(phrase.format(side="right") for phrase in phrases) for phrases in half]
+    return (front, *left, back, *reversed(right))
+
+
+_DISTINCT: dict[str, tuple[tuple[str, ...], ...]] = {
+    "train": _ring(
+        _FRONT_TRAIN, _NEAR_FRONT_TRAIN, _SIDE_FRONT_TRAIN, _SIDE_TRAIN, _SIDE_BACK_TRAIN, _NEAR_BACK_TRAIN, _BACK_TRAIN
+    ),
+    "heldout": _ring(
+        _FRONT_HELDOUT,
+        _NEAR_FRONT_HELDOUT,
+        _SIDE_FRONT_HELDOUT,
+        _SIDE_HELDOUT,
+        _SIDE_BACK_HELDOUT,
+        _NEAR_BACK_HELDOUT,
+        _BACK_HELDOUT,
+    ),
+}
+
+# Wordings of the paper's Fig. 4 and of its demo page, mirrored to the other side. Read by a listener, "left front" and
+# "front left" are one and the same direction: that is the point of this table.
+_PAPER_LIKE = _ring(
+    front=("straight ahead", "straight head", "in front"),
+    near_front=("forward {side}, slight angle", "{side} front", "front, slightly to the {side}"),
+    side_front=("toward the front {side}", "to the {side} front, slightly moving back", "front {side}"),
+    side=("to the {side}", "on the {side} side", "{side}"),
+    side_back=("rear {side}", "toward the rear {side}", "{side}, slightly to the rear"),
+    near_back=("{side} rear", "rear, slightly to the {side}", "positioned to the rear on the {side} side",
+               "{side} rear, slightly toward the back"),
+    back=("directly behind", "behind", "at the rear"),
+)  # fmt: skip
+
+
+def general_phrases(sector: int, *, lexicon: Lexicon = "distinct", split: LexiconSplit = "train") -> tuple[str, ...]:
+    """List the general descriptions of one azimuth sector, the canonical one first.
+
+    Args:
+        sector: Azimuth class 0 to 11, counter-clockwise in steps of 30 degrees from the front.
+        lexicon: `distinct` (no phrase serves two sectors) or `paper_like` (the paper's ambiguous wording).
+        split: `train`, `heldout` (paraphrases that training never shows) or `all`.
+
+    Returns:
+        Phrases without the sound event, lower case.
+
+    Raises:
+        ValueError: If the lexicon or the split is unknown, or the lexicon has no held-out phrases.
+
+    Paper: section V-C, Fig. 4 (General Description).
+    """
+    if split not in get_args(LexiconSplit):
+        raise ValueError(f"split must be one of {', '.join(get_args(LexiconSplit))}, got {split!r}; say 'train'")
+    if lexicon == "paper_like":
+        if split == "heldout":
+            raise ValueError(
+                "split must be 'train' or 'all' for lexicon 'paper_like', got 'heldout'; "
+                "only the lexicon 'distinct' holds phrases back"
+            )
+        return _PAPER_LIKE[sector]
+    if lexicon != "distinct":
+        raise ValueError(f"lexicon must be one of {', '.join(get_args(Lexicon))}, got {lexicon!r}; say 'distinct'")
+    if split == "all":
+        return _DISTINCT["train"][sector] + _DISTINCT["heldout"][sector]
+    return _DISTINCT[split][sector]

@@ -1,0 +1,130 @@
+"""Full-state checkpoints of a run: atomic, hashed, pickle-free, resumed exactly.
+
+A checkpoint is a folder `step-00001234` of safetensors and one `state.json`, written under a temporary name, flushed
+and renamed. All random numbers are functions of (seed, step), so no generator state needs keeping.
+"""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dualspec.training.weights import load_strictly, replace_folder, sha256_of
+
+STATE_NAME = "state.json"
+FORMAT_VERSION = 1
+
+
+def save_checkpoint(
+    runs_folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], facts: dict[str, Any], *, keep: int = 2
+) -> Path:
+    """Write one checkpoint and prune older ones.
+
+    Args:
+        runs_folder: holds the `step-…` folders.
+        step: steps finished.
+        tensors: file stem → name → tensor.
+        facts: JSON values that belong to the state (config hash, elapsed time, counters).
+        keep: how many checkpoints stay.
+
+    Returns:
+        The new checkpoint's folder.
+    """
+    folder = runs_folder / f"step-{step:08d}"
+    temporary = runs_folder / f".tmp-{folder.name}-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        hashes = {}
+        for stem, values in tensors.items():
+            path = temporary / f"{stem}.safetensors"
+            save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, path)
+            hashes[path.name] = sha256_of(path)
+        document = {"format_version": FORMAT_VERSION, "step": step, "files": hashes, "facts": facts}
+        (temporary / STATE_NAME).write_text(json.dumps(document, indent=1), encoding="utf-8")
+        replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for old in list_checkpoints(runs_folder)[:-keep]:
+        shutil.rmtree(old)
+    return folder
+
+
+def list_checkpoints(runs_folder: Path) -> list[Path]:
+    """Return the checkpoint folders, oldest first."""
+    if not runs_folder.is_dir():
+        return []
+    return sorted(p for p in runs_folder.iterdir() if re.fullmatch(r"step-\d{8}", p.name) and p.is_dir())
+
+
+def load_checkpoint(folder: Path) -> tuple[int, dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Read a checkpoint: steps finished, tensors by file stem, facts.
+
+    Raises:
+        ValueError: a file is missing, cut or changed.
+    """
+    try:
+        document = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
+        version, step, files, facts = (document[key] for key in ("format_version", "step", "files", "facts"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"checkpoint {folder} must be whole, got {error!r}; delete it and resume from the one before"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise ValueError(f"checkpoint {folder} must have format_version {FORMAT_VERSION}, got {version}")
+    tensors = {}
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file() or sha256_of(path) != expected:
+            raise ValueError(
+                f"checkpoint {folder} must be whole, got a damaged {name}; delete it and resume from the one before"
+            )
+        tensors[path.stem] = load_file(path)
+    return step, tensors, facts
+
+
+def newest_checkpoint(
+    runs_folder: Path,
+) -> tuple[tuple[int, dict[str, dict[str, Tensor]], dict[str, Any]] | None, list[str]]:
+    """Return the newest whole checkpoint (None when there is none) and one line about each damaged one passed over."""
+    complaints: list[str] = []
+    for folder in reversed(list_checkpoints(runs_folder)):
+        try:
+            return load_checkpoint(folder), complaints
+        except ValueError as error:
+            complaints.append(str(error))
+    return None, complaints
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Flatten an optimizer's moments to named tensors."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": torch.as_tensor(value) for index, slots in state.items() for name, value in slots.items()
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put moments that `optimizer_tensors` flattened back into an optimizer of the same parameters."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+__all__ = [
+    "list_checkpoints",
+    "load_checkpoint",
+    "load_optimizer_tensors",
+    "load_strictly",
+    "newest_checkpoint",
+    "optimizer_tensors",
+    "save_checkpoint",
+]

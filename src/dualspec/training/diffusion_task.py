@@ -1,0 +1,199 @@
+"""Training a denoiser on the latents of two-eared clips and the words that describe them."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dualspec.diffusion.denoiser import build_denoiser
+from dualspec.diffusion.objective import (
+    add_noise,
+    alphas_cumprod,
+    drop_prompts,
+    part_loss,
+    prediction_target,
+    snr_weight,
+)
+from dualspec.diffusion.variant import VariantConfig
+from dualspec.latents.pairing import LatentPairing
+from dualspec.latents.vae import SpectrogramVae
+from dualspec.text.encoder import TextEncoder
+from dualspec.text.prompts import draw_location_style, prompt_for
+from dualspec.training.task import (
+    Batch,
+    BinauralSource,
+    Logs,
+    OptimizerConfig,
+    Phase,
+    RenderConfig,
+    StepRandom,
+    fixed_indices,
+)
+from dualspec.training.weights import save_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionTaskConfig:
+    """How a denoiser is trained."""
+
+    kind: Literal["diffusion"] = "diffusion"
+    variant: VariantConfig  # the system
+    render: RenderConfig = field(default_factory=RenderConfig)  # its clips: the first 5.12 s
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(lr=3e-5, weight_decay=1e-2, betas=(0.9, 0.999))
+    )
+    snr_gamma: float | None = 5.0  # γ of the min-SNR weights; None: no weights (decision 14)
+    prompt_dropout: float = 0.1  # share of prompts replaced by the empty text (decision 15)
+    lexicon: str = "distinct"  # synonyms of the general descriptor
+    sample_posterior: bool = True  # train on draws from the VAE's posterior, else on its mean
+    max_cached_prompts: int = 60_000  # encoded prompts kept in memory
+
+
+class PromptCache:
+    """Token states of prompts, encoded once each.
+
+    Args:
+        encoder: the frozen text encoder.
+        max_prompts: the oldest are forgotten beyond this many.
+    """
+
+    def __init__(self, encoder: TextEncoder, max_prompts: int) -> None:
+        """Start empty."""
+        self.encoder, self.max_prompts = encoder, max_prompts
+        self.states: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def encode(self, prompts: list[str], device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """Return states (B, L, D) padded to the longest prompt and mask (B, L), on the device."""
+        missing = sorted({prompt for prompt in prompts if prompt not in self.states})
+        if missing:
+            embeds, mask = self.encoder.encode(missing)
+            for prompt, states, real in zip(missing, embeds, mask, strict=True):
+                self.states[prompt] = states[real].to(device, torch.float16)
+        chosen = [self.states[prompt] for prompt in prompts]
+        while len(self.states) > self.max_prompts:
+            del self.states[next(iter(self.states))]
+        padded = nn.utils.rnn.pad_sequence(chosen, batch_first=True).float()
+        lengths = torch.tensor([len(states) for states in chosen], device=padded.device)
+        return padded, torch.arange(padded.shape[1], device=padded.device)[None] < lengths[:, None]
+
+
+class DenoiserPhase(Phase):
+    """The weighted squared error of the denoiser. Equation (11)."""
+
+    def __init__(self, config: DiffusionTaskConfig, pairing: LatentPairing) -> None:
+        """Build the denoiser and its noise schedule."""
+        super().__init__()
+        self.config, self.pairing = config, pairing
+        self.optimizer_config = config.optimizer
+        self.denoiser = build_denoiser(config.variant.denoiser)
+        self.register_buffer("alpha_bars", alphas_cumprod(config.variant.schedule), persistent=False)
+
+    def forward(self, batch: Batch, random: StepRandom, step: int, progress: float) -> tuple[Tensor, Logs]:
+        """Return the loss per clip (B,) at one drawn timestep each."""
+        schedule, latents = self.config.variant.schedule, batch["latents"]
+        timesteps = random.integers(schedule.num_train_timesteps).to(latents.device)
+        alpha_bar = self.alpha_bars[timesteps]
+        noise = random.normal(tuple(latents.shape[1:]))
+        noisy = add_noise(latents, noise, alpha_bar)
+        target = prediction_target(latents, noise, alpha_bar, schedule.prediction_type)
+        prediction = self.denoiser(noisy, timesteps, batch["prompt_embeds"], batch["prompt_mask"])
+        error = part_loss(self.pairing.unpack(prediction), self.pairing.unpack(target))
+        weighted = error * snr_weight(alpha_bar, schedule.prediction_type, self.config.snr_gamma).to(error)
+        return weighted, {"error": error.mean().detach()}
+
+
+class DiffusionTask:
+    """Train one variant's denoiser. Paper sections III-C, V-C and VI-B.
+
+    Args:
+        config: variant, loss, optimizer.
+        source: training clips.
+        held_out: validation clips.
+        vaes: the trained VAEs, by part name.
+        text_encoder: the frozen text encoder.
+    """
+
+    def __init__(
+        self,
+        config: DiffusionTaskConfig,
+        source: BinauralSource,
+        held_out: BinauralSource,
+        vaes: dict[str, SpectrogramVae],
+        text_encoder: TextEncoder,
+    ) -> None:
+        """Freeze the VAEs and build the denoiser on the device of the clips."""
+        self.config, self.source, self.held_out = config, source, held_out
+        device = source.hrirs.device
+        self.vaes = [vaes[part].to(device).eval().requires_grad_(False) for part in config.variant.parts]
+        self.prompts = PromptCache(text_encoder.to(device), config.max_cached_prompts)
+        pairing = LatentPairing(
+            config.variant.pairing,
+            config.variant.latent_shapes({part: vaes[part].config for part in config.variant.parts}),
+        )
+        if pairing.packed_shape != config.variant.denoiser.latent_shape:
+            raise ValueError(
+                f"denoiser.latent_shape must be {pairing.packed_shape} for these VAEs, "
+                f"got {config.variant.denoiser.latent_shape}"
+            )
+        self.pairing = pairing
+        self.phase = DenoiserPhase(config, pairing).to(device)
+        self.phases: dict[str, Phase] = {"denoiser": self.phase}
+
+    @property
+    def num_clips(self) -> int:
+        """Clips of the training set."""
+        return len(self.source)
+
+    def make_batch(self, indices: Tensor, random: StepRandom) -> Batch:
+        """Render clips, write a prompt for each, encode both."""
+        return self._encode(self.source, indices, random, self.config.prompt_dropout)
+
+    @torch.no_grad()
+    def _encode(self, source: BinauralSource, indices: Tensor, random: StepRandom, dropout: float) -> Batch:
+        waveform, directions = source.draw(indices, random)
+        prompts = self._write_prompts(source, indices, directions, random)
+        if dropout:
+            prompts = drop_prompts(prompts, dropout, random.uniform())
+        embeds, mask = self.prompts.encode(prompts, waveform.device)
+        posterior = random.normal if self.config.sample_posterior else None
+        parts = [part for vae in self.vaes for part in vae.encode(waveform, posterior)]
+        return {
+            "latents": self.pairing.pack(parts),
+            "prompt_embeds": embeds,
+            "prompt_mask": mask,
+            "weight": torch.ones(len(indices), device=waveform.device),
+        }
+
+    def _write_prompts(
+        self, source: BinauralSource, indices: Tensor, directions: Tensor, random: StepRandom
+    ) -> list[str]:
+        """Draw descriptor, wording and one of several labels for each clip from the clip's own generator."""
+        prompts = []
+        rows = zip(indices.tolist(), directions.tolist(), random.row_generators(), strict=True)
+        for index, direction, generator in rows:
+            labels = source.bank.labels[index]
+            labels = (labels,) if isinstance(labels, str) else labels
+            label = labels[int(torch.randint(len(labels), (1,), generator=generator))]
+            style = draw_location_style(generator)
+            azimuth_deg = float(source.azimuths_deg[direction])
+            prompts.append(prompt_for(label, azimuth_deg, style, generator=generator, lexicon=self.config.lexicon))
+        return prompts
+
+    @torch.no_grad()
+    def validate(self, batch_size: int) -> dict[str, float]:
+        """Return the weighted and plain error on held-out clips, without dropout."""
+        total, plain, count = 0.0, 0.0, 0
+        chosen = fixed_indices(len(self.held_out), 128)
+        for step, indices in enumerate(chosen.split(batch_size)):
+            random = StepRandom(1, step, slice(None), len(indices), self.source.hrirs.device)
+            loss, logs = self.phase(self._encode(self.held_out, indices, random, 0.0), random, 0, 0.0)
+            total += float(loss.sum())
+            plain += float(logs["error"]) * len(indices)
+            count += len(indices)
+        return {"loss": total / count, "error": plain / count}
+
+    def export(self, folder: Any, *, dtype: torch.dtype = torch.float32, notes: dict[str, Any] | None = None) -> None:
+        """Write the denoiser."""
+        save_weights(folder, self.phase.denoiser, self.config.variant, dtype=dtype, notes=notes)

@@ -1,0 +1,71 @@
+"""This process among all processes of a run: rank, device, and the few sums they need."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Rank and size of the process group; one process needs no group."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: str = "cpu"
+
+    @classmethod
+    def join(cls, device: str | None = None) -> "Processes":
+        """Join the group that `torchrun` described in the environment, or stand alone.
+
+        Args:
+            device: "cpu" or "cuda"; None takes the GPU where there is one.
+        """
+        kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if kind.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError("device must be 'cpu' on a machine without a usable GPU, got 'cuda'")
+        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+            return cls(device=kind)
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        if kind == "cuda":
+            kind = f"cuda:{os.environ.get('LOCAL_RANK', rank)}"
+            torch.cuda.set_device(kind)
+        backend = "nccl" if kind.startswith("cuda") else "gloo"
+        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=300))
+        return cls(rank, world_size, kind)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and reports."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world_size > 1:
+            torch.distributed.barrier()
+
+    def sum(self, value: Tensor | float) -> Tensor:
+        """Return a scalar summed over all processes."""
+        total = torch.as_tensor(value, dtype=torch.float32, device=self.device).clone()
+        if self.world_size > 1:
+            torch.distributed.all_reduce(total)
+        return total
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process."""
+        return bool(self.sum(float(flag)) > 0) if self.world_size > 1 else flag
+
+    def same(self, value: float) -> float:
+        """Return process 0's value in every process."""
+        if self.world_size == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(shared, 0)
+        return float(shared)
+
+    def leave(self) -> None:
+        """Leave the group."""
+        if self.world_size > 1:
+            torch.distributed.destroy_process_group()

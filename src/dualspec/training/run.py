@@ -1,0 +1,147 @@
+"""From a recipe and a prepared corpus to trained weights: what `dualspec train` does."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dualspec.audio.hrir import HrirSet
+from dualspec.config import load_json, save_json, to_dict
+from dualspec.data.datasets import load_clips
+from dualspec.latents.vae import SpectrogramVae, VaeConfig
+from dualspec.text.encoder import build_text_encoder
+from dualspec.training.diffusion_task import DiffusionTask, DiffusionTaskConfig
+from dualspec.training.localizer_task import LocalizerTask, LocalizerTaskConfig
+from dualspec.training.loop import LoopConfig, RunState, Trainer
+from dualspec.training.processes import Processes
+from dualspec.training.task import BinauralSource, Task
+from dualspec.training.vae_task import VaeTask, VaeTaskConfig
+from dualspec.training.vocoder_task import VocoderTask, VocoderTaskConfig
+from dualspec.training.weights import load_strictly, read_config, read_state
+
+TaskConfig = VaeTaskConfig | VocoderTaskConfig | DiffusionTaskConfig | LocalizerTaskConfig
+
+
+def build_task(
+    config: TaskConfig,
+    manifest_dir: Path,
+    hrir_set: HrirSet,
+    *,
+    device: str,
+    num_bank_samples: int,
+    vae_folders: dict[str, Path],
+    max_clips: int | None = None,
+) -> Task:
+    """Load the clips and build the task of a recipe.
+
+    Args:
+        config: the recipe's task.
+        manifest_dir: what `dualspec prepare` wrote.
+        hrir_set: the head, at 16 kHz.
+        device: where clips and models live.
+        num_bank_samples: samples kept of each clip.
+        vae_folders: weights folders of a variant's VAEs by part name (diffusion only).
+        max_clips: keep only so many training clips.
+
+    Raises:
+        FileNotFoundError: a VAE that the variant needs has not been trained.
+    """
+    bank_samples = max(num_bank_samples, config.render.num_samples)
+    train_bank = load_clips(manifest_dir, "train", num_samples=bank_samples, device=device, max_clips=max_clips)
+    test_bank = load_clips(manifest_dir, "test", num_samples=bank_samples, device=device, max_clips=256)
+    source = BinauralSource(train_bank, hrir_set, config.render)
+    held_out = BinauralSource(
+        test_bank, hrir_set, replace(config.render, random_crop=False, max_shift_s=0.0, gain_range_db=0.0)
+    )
+    if isinstance(config, VaeTaskConfig):
+        return VaeTask(config, source, held_out)
+    if isinstance(config, VocoderTaskConfig):
+        return VocoderTask(config, source, held_out)
+    if isinstance(config, LocalizerTaskConfig):
+        return LocalizerTask(config, source, held_out)
+    vaes = {}
+    for part in config.variant.parts:
+        if part not in vae_folders:
+            raise FileNotFoundError(
+                f"no weights of {part}, which {config.variant.variant} needs: train it first, or name its folder"
+            )
+        vae = SpectrogramVae(read_config(vae_folders[part], {"VaeConfig": VaeConfig}))
+        load_strictly(vae, read_state(vae_folders[part]), vae_folders[part])
+        vaes[part] = vae
+    return DiffusionTask(config, source, held_out, vaes, build_text_encoder(config.variant.text_encoder, device))
+
+
+def warm_start(task: Task, folder: Path) -> None:
+    """Start from exported weights: the first phase's model takes them; moments and averages start afresh."""
+    phase = next(iter(task.phases.values()))
+    state = read_state(folder)
+    (prefix,) = {name.split(".", 1)[0] for name, _ in phase.named_parameters()}
+    module = phase.get_submodule(prefix)
+    load_strictly(module, state, folder)
+
+
+def train(
+    config: TaskConfig,
+    loop: LoopConfig,
+    folder: Path,
+    *,
+    make_task: Callable[[Processes], Task],
+    processes: Processes,
+    resume: bool = False,
+    init: Path | None = None,
+    export_dtype: torch.dtype = torch.float32,
+    report: Callable[[str], None] = lambda _: None,
+) -> RunState:
+    """Train a task in a run folder and export its averaged weights.
+
+    Args:
+        config: the task's settings, kept in the folder as `task.json`.
+        loop: length, batch, precision, kept as `loop.json`.
+        folder: run folder; must be new unless `resume`.
+        make_task: builds the task for this process.
+        processes: this process among all.
+        resume: continue from the newest checkpoint.
+        init: start from these exported weights.
+        export_dtype: of the exported weights.
+        report: gets a line of text per log entry.
+
+    Returns:
+        The final state; `stop_signal` is set when a signal ended the run, and nothing is exported then.
+
+    Raises:
+        ValueError: the folder holds a run already, or its settings differ.
+    """
+    _open_folder(config, loop, folder, resume, processes)
+    torch.manual_seed(loop.seed)
+    task = make_task(processes)
+    if init is not None:
+        warm_start(task, init)
+    trainer = Trainer(task, loop, folder, processes, report)
+    if resume:
+        done = trainer.resume()
+        report(f"resumed at step {done}")
+    state = trainer.run()
+    if state.stop_signal is None:
+        trainer.export(dtype=export_dtype)
+    return state
+
+
+def _open_folder(config: TaskConfig, loop: LoopConfig, folder: Path, resume: bool, processes: Processes) -> None:
+    task_path, loop_path = folder / "task.json", folder / "loop.json"
+    if task_path.exists() and not resume:
+        raise ValueError(f"run folder must be new, got {folder}, which holds a run; add --resume or choose another")
+    if resume and task_path.exists() and _stored(task_path, type(config)) != to_dict(config):
+        raise ValueError(
+            f"the recipe must be that of the run in {folder}, got other settings; resume with the same ones"
+        )
+    if processes.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_json(config, task_path)
+        save_json(loop, loop_path)
+    processes.barrier()
+
+
+def _stored(path: Path, cls: type) -> dict[str, Any]:
+    return to_dict(load_json(cls, path))

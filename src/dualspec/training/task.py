@@ -1,0 +1,175 @@
+"""What the loop and the tasks share: phases, per-step randomness, and two-eared clips made on the device."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dualspec.audio.azimuth import sector_grid_deg
+from dualspec.audio.binaural import normalize_peak, render
+from dualspec.audio.hrir import HrirSet
+from dualspec.data.datasets import ClipBank, batch_indices
+
+Batch = dict[str, Any]
+Logs = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW (Adam when `weight_decay` is 0) of one phase."""
+
+    lr: float = 3e-4  # peak learning rate
+    weight_decay: float = 0.0  # decoupled weight decay
+    betas: tuple[float, float] = (0.9, 0.99)  # moment decays
+    clip_norm: float = 1.0  # gradient norm is clipped to this; 0: never
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderConfig:
+    """How mono clips become two-eared training clips."""
+
+    num_samples: int = 81_920  # samples of a clip that reaches the network
+    num_azimuths: int = 12  # directions drawn, evenly spaced from 0
+    random_crop: bool = False  # crop anywhere in the sound, else its beginning
+    max_shift_s: float = 0.0  # silence of up to this many seconds is put before the sound
+    gain_range_db: float = 0.0  # the level is lowered by up to this much after normalising
+    peak: float = 0.5  # peak of the louder ear (decision 7)
+
+
+class StepRandom:
+    """Random numbers that are a pure function of (seed, step, clip), the same for any number of processes.
+
+    Every draw is made for the whole global batch; a process keeps its own rows.
+
+    Args:
+        seed: of the run.
+        step: counts from 0.
+        rows: this process's slice of the global batch.
+        num_rows: size of the global batch.
+        device: where tensors are drawn.
+    """
+
+    def __init__(self, seed: int, step: int, rows: slice, num_rows: int, device: torch.device | str = "cpu") -> None:
+        """Seed the generator from (seed, step)."""
+        digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
+        self.generator = torch.Generator(device=device).manual_seed(int.from_bytes(digest[:7], "big"))
+        self.cpu_generator = torch.Generator().manual_seed(int.from_bytes(digest[7:14], "big"))
+        self.rows, self.num_rows, self.device = rows, num_rows, device
+
+    def row_generators(self) -> list[torch.Generator]:
+        """Return one CPU generator per row, for draws whose number differs from clip to clip."""
+        seeds = torch.randint(2**62, (self.num_rows,), generator=self.cpu_generator)[self.rows]
+        return [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """Return standard normal values (rows, *shape) on the device."""
+        return torch.randn((self.num_rows, *shape), generator=self.generator, device=self.device)[self.rows]
+
+    def uniform(self) -> Tensor:
+        """Return uniform values in [0, 1), one per row, on the CPU."""
+        return torch.rand(self.num_rows, generator=self.cpu_generator)[self.rows]
+
+    def integers(self, high: int) -> Tensor:
+        """Return integers in [0, high), one per row, on the CPU."""
+        return torch.randint(high, (self.num_rows,), generator=self.cpu_generator)[self.rows]
+
+
+class Phase(nn.Module):
+    """One optimizer's share of a step. Its parameters are what the optimizer moves.
+
+    Subclasses set `optimizer_config` and give `forward(batch, random, step, progress) -> (loss (B,), logs)`; the loss
+    is per clip, so that a clip that could not be had is weighed out and not replaced.
+    """
+
+    optimizer_config: OptimizerConfig
+    averaged = True  # keep an exponential moving average of the weights
+
+    def active(self, step: int, progress: float) -> bool:
+        """Say whether this phase takes part in the step."""
+        return True
+
+
+class Task(Protocol):
+    """What the loop needs of a trainable room."""
+
+    phases: dict[str, Phase]
+
+    def make_batch(self, indices: Tensor, random: StepRandom) -> Batch:
+        """Return the inputs of a step for clip indices (B,), including "weight" (B,)."""
+
+    def validate(self, batch_size: int) -> dict[str, float]:
+        """Return figures on held-out clips, the same clips and draws every time."""
+
+    def export(self, folder: Any, *, dtype: torch.dtype = torch.float32, notes: dict[str, Any] | None = None) -> None:
+        """Write the trained weights as a weights folder."""
+
+    @property
+    def num_clips(self) -> int:
+        """Clips of the training set."""
+
+
+class BinauralSource:
+    """Two-eared clips, rendered on the device that holds the mono clips.
+
+    Args:
+        bank: the mono clips.
+        hrir_set: the head, at the clips' sample rate.
+        config: crop, directions, level.
+    """
+
+    def __init__(self, bank: ClipBank, hrir_set: HrirSet, config: RenderConfig) -> None:
+        """Look up the directions once."""
+        self.bank, self.config = bank, config
+        self.azimuths_deg = torch.tensor(sector_grid_deg(config.num_azimuths), dtype=torch.float64)
+        method = "nearest" if config.num_azimuths == 12 else "interpolate"
+        self.lengths = bank.lengths.cpu()
+        self.hrirs = hrir_set.at(self.azimuths_deg, method=method).to(bank.waveforms.device)
+
+    def __len__(self) -> int:
+        """Return the number of mono clips."""
+        return len(self.bank)
+
+    def draw(self, indices: Tensor, random: StepRandom) -> tuple[Tensor, Tensor]:
+        """Return two-eared clips (B, 2, S) of clip indices (B,) and the direction index (B,) drawn for each."""
+        directions = random.integers(len(self.azimuths_deg))
+        return self.render(self.crop(indices, random), directions, random.uniform()), directions
+
+    def crop(self, indices: Tensor, random: StepRandom) -> Tensor:
+        """Return mono clips (B, S) in [-1, 1], cropped and shifted as the config says."""
+        num_samples, stored = self.config.num_samples, self.bank.waveforms.shape[1]
+        uniform_crop, uniform_shift = random.uniform(), random.uniform()
+        waveform = self.bank.waveforms[indices.to(self.bank.waveforms.device)]
+        if self.config.random_crop and stored > num_samples:
+            room = (self.lengths[indices] - num_samples).clamp(min=0)
+            start = (uniform_crop * (room + 1)).long().clamp(max=stored - num_samples)
+            offsets = start[:, None] + torch.arange(num_samples)
+            waveform = waveform.gather(1, offsets.to(waveform.device))
+        else:
+            waveform = waveform[:, :num_samples]
+        if self.config.max_shift_s:
+            shift = (uniform_shift * self.config.max_shift_s * self.bank.sample_rate).long()
+            offsets = torch.arange(num_samples) - shift[:, None]
+            shifted = waveform.gather(1, offsets.clamp(min=0).to(waveform.device))
+            waveform = shifted * (offsets >= 0).to(shifted)
+        return waveform.float() / 32768.0
+
+    def render(self, waveform: Tensor, directions: Tensor, level: Tensor | None = None) -> Tensor:
+        """Return two-eared clips (B, 2, S) of mono clips (B, S) at direction indices (B,); level (B,) in [0, 1)."""
+        binaural = render(waveform, self.hrirs[directions.to(self.hrirs.device)])
+        binaural = normalize_peak(binaural, self.config.peak)
+        if level is not None and self.config.gain_range_db:
+            gain = 10.0 ** (-self.config.gain_range_db * level / 20.0)
+            binaural = binaural * gain.to(binaural)[:, None, None]
+        return binaural
+
+
+def fixed_indices(num_clips: int, count: int) -> Tensor:
+    """Return up to `count` clip indices, spread evenly over the bank."""
+    return torch.linspace(0, num_clips - 1, min(count, num_clips)).long()
+
+
+def global_batch(num_clips: int, batch_size: int, step: int, seed: int) -> Tensor:
+    """Return the clip indices (batch_size,) of a step, for all processes together."""
+    return batch_indices(num_clips, batch_size, step, seed)

@@ -1,0 +1,180 @@
+"""Training a vocoder on single ears of two-eared clips: mel and STFT losses, then adversaries."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dualspec.features.mel import log_mel
+from dualspec.synthesis.discriminators import (
+    Judgement,
+    MultiPeriodDiscriminator,
+    MultiResolutionDiscriminator,
+    PeriodDiscriminatorConfig,
+    ResolutionDiscriminatorConfig,
+)
+from dualspec.synthesis.vocoder import HifiGanConfig, IstftHeadConfig, build_vocoder
+from dualspec.synthesis.vocoder_losses import (
+    adversarial_loss,
+    discriminator_loss,
+    feature_matching_loss,
+    mel_l1_loss,
+    multi_resolution_stft_loss,
+)
+from dualspec.training.task import (
+    Batch,
+    BinauralSource,
+    Logs,
+    OptimizerConfig,
+    Phase,
+    RenderConfig,
+    StepRandom,
+    fixed_indices,
+)
+from dualspec.training.weights import save_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocoderTaskConfig:
+    """How a vocoder is trained."""
+
+    kind: Literal["vocoder"] = "vocoder"
+    vocoder: HifiGanConfig | IstftHeadConfig  # the model
+    render: RenderConfig = field(
+        default_factory=lambda: RenderConfig(num_samples=16_384, random_crop=True)
+    )  # its clips
+    mel_weight: float = 15.0  # on the log-mel L1
+    stft_weight: float = 1.0  # on the multi-resolution STFT loss
+    feature_weight: float = 2.0  # on feature matching
+    adversarial_weight: float = 1.0  # on the adversarial loss; 0 turns the adversaries off
+    adversarial_start_fraction: float = 0.3  # fraction of the run without adversaries
+    periods: PeriodDiscriminatorConfig = field(default_factory=PeriodDiscriminatorConfig)  # multi-period adversary
+    resolutions: ResolutionDiscriminatorConfig = field(default_factory=ResolutionDiscriminatorConfig)  # STFT adversary
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-4, betas=(0.8, 0.99)))
+    discriminator_optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(lr=2e-4, betas=(0.8, 0.99))
+    )
+
+
+class Adversaries(nn.Module):
+    """The multi-period and the multi-resolution discriminator as one."""
+
+    def __init__(self, config: VocoderTaskConfig) -> None:
+        """Build both."""
+        super().__init__()
+        self.periods = MultiPeriodDiscriminator(config.periods)
+        self.resolutions = MultiResolutionDiscriminator(config.resolutions)
+
+    def forward(self, waveform: Tensor) -> list[Judgement]:
+        """Return the judgements of all members on waveforms (B, S)."""
+        return [*self.periods(waveform), *self.resolutions(waveform)]
+
+
+class VocoderPhase(Phase):
+    """The vocoder's loss against the sound its mel came from."""
+
+    def __init__(self, config: VocoderTaskConfig, adversaries: Adversaries) -> None:
+        """Build the vocoder; keep the adversaries out of this phase's parameters."""
+        super().__init__()
+        self.config = config
+        self.vocoder = build_vocoder(config.vocoder)
+        self.optimizer_config = config.optimizer
+        self._adversaries = [adversaries]
+
+    def forward(self, batch: Batch, random: StepRandom, step: int, progress: float) -> tuple[Tensor, Logs]:
+        """Return the loss, the same for every clip (B,), and its terms; leaves the estimate for the adversaries."""
+        reference, config = batch["waveform"], self.config
+        estimate = self.vocoder(batch["log_mel"])[..., : reference.shape[-1]]
+        mel = mel_l1_loss(reference, estimate, config.vocoder.mel)
+        spectral = multi_resolution_stft_loss(reference, estimate)
+        loss = config.mel_weight * mel + config.stft_weight * spectral
+        logs = {"mel_l1": mel.detach(), "stft": spectral.detach()}
+        batch["estimate"] = estimate.detach()
+        if config.adversarial_weight and progress >= config.adversarial_start_fraction and self.training:
+            adversaries = self._adversaries[0].requires_grad_(False)
+            judged = adversaries(estimate)
+            with torch.no_grad():
+                real = adversaries(reference)
+            adversaries.requires_grad_(True)
+            adversarial, features = adversarial_loss(judged), feature_matching_loss(real, judged)
+            loss = loss + config.adversarial_weight * adversarial + config.feature_weight * features
+            logs |= {"adversarial": adversarial.detach(), "features": features.detach()}
+        return loss.expand(len(batch["weight"])), logs
+
+
+class AdversariesPhase(Phase):
+    """The adversaries' loss on real sound and on the vocoder's estimate."""
+
+    averaged = False
+
+    def __init__(self, adversaries: Adversaries, config: VocoderTaskConfig) -> None:
+        """Hold the adversaries."""
+        super().__init__()
+        self.adversaries, self.config = adversaries, config
+        self.optimizer_config = config.discriminator_optimizer
+
+    def active(self, step: int, progress: float) -> bool:
+        """Start after the warm-up."""
+        return progress >= self.config.adversarial_start_fraction
+
+    def forward(self, batch: Batch, random: StepRandom, step: int, progress: float) -> tuple[Tensor, Logs]:
+        """Return the loss, the same for every clip (B,)."""
+        loss = discriminator_loss(self.adversaries(batch["waveform"]), self.adversaries(batch["estimate"]))
+        return loss.expand(len(batch["weight"])), {}
+
+
+class VocoderTask:
+    """Train a vocoder on single ears of two-eared clips. Decision 20.
+
+    Args:
+        config: model, losses, optimizers.
+        source: training clips.
+        held_out: validation clips.
+    """
+
+    def __init__(self, config: VocoderTaskConfig, source: BinauralSource, held_out: BinauralSource) -> None:
+        """Build vocoder and adversaries on the device of the clips."""
+        self.config, self.source, self.held_out = config, source, held_out
+        device = source.hrirs.device
+        adversaries = Adversaries(config).to(device)
+        self.phase = VocoderPhase(config, adversaries).to(device)
+        self.phases: dict[str, Phase] = {"vocoder": self.phase}
+        if config.adversarial_weight:
+            self.phases["adversaries"] = AdversariesPhase(adversaries, config)
+
+    @property
+    def num_clips(self) -> int:
+        """Clips of the training set."""
+        return len(self.source)
+
+    def make_batch(self, indices: Tensor, random: StepRandom) -> Batch:
+        """Render clips and keep one ear of each, drawn at random."""
+        return self._batch(self.source, indices, random)
+
+    @torch.no_grad()
+    def _batch(self, source: BinauralSource, indices: Tensor, random: StepRandom) -> Batch:
+        waveform, _ = source.draw(indices, random)
+        ears = random.integers(2).to(waveform.device)
+        one_ear = waveform[torch.arange(len(ears), device=waveform.device), ears]
+        return {
+            "waveform": one_ear,
+            "log_mel": log_mel(one_ear, self.config.vocoder.mel),
+            "weight": torch.ones(len(indices), device=waveform.device),
+        }
+
+    @torch.no_grad()
+    def validate(self, batch_size: int) -> dict[str, float]:
+        """Return log-mel L1 and STFT loss on held-out clips."""
+        totals: dict[str, float] = {}
+        chosen = fixed_indices(len(self.held_out), 64)
+        for step, indices in enumerate(chosen.split(batch_size)):
+            random = StepRandom(1, step, slice(None), len(indices), self.source.hrirs.device)
+            _, logs = self.phase(self._batch(self.held_out, indices, random), random, 0, 0.0)
+            for name, value in logs.items():
+                totals[name] = totals.get(name, 0.0) + float(value) * len(indices) / len(chosen)
+        return totals
+
+    def export(self, folder: Any, *, dtype: torch.dtype = torch.float32, notes: dict[str, Any] | None = None) -> None:
+        """Write the vocoder."""
+        save_weights(folder, self.phase.vocoder, self.config.vocoder, dtype=dtype, notes=notes)

@@ -1,0 +1,195 @@
+"""Weights folders: `config.json` beside safetensors shards, hashed, read back strictly.
+
+A folder is complete or absent: it is written under a temporary name and renamed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dualspec.config import from_dict, to_dict
+
+FORMAT_VERSION = 1
+CONFIG_NAME = "config.json"
+MAX_SHARD_BYTES = 15 * 2**20
+
+
+def save_weights(
+    folder: str | Path,
+    module: nn.Module,
+    config: Any,
+    *,
+    dtype: torch.dtype = torch.float32,
+    notes: dict[str, Any] | None = None,
+) -> None:
+    """Write a module's weights and the config that rebuilds it.
+
+    Args:
+        folder: replaced as a whole.
+        module: its state dict is saved; floating tensors as `dtype`.
+        config: the dataclass it was built from.
+        dtype: torch.float32, or torch.float16 for shipping.
+        notes: free JSON facts about the training.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    for name, value in state.items():
+        if value.is_floating_point():
+            state[name] = value.to(dtype)
+            if not torch.isfinite(state[name]).all():
+                raise ValueError(f"weights must be finite, got NaN or infinity in {name}; nothing was written")
+    folder = Path(folder)
+    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        files = {}
+        shards = _shards(state)
+        for index, shard in enumerate(shards):
+            name = (
+                "model.safetensors" if len(shards) == 1 else f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
+            )
+            save_file(shard, temporary / name)
+            files[name] = sha256_of(temporary / name)
+        document = {"format_version": FORMAT_VERSION, "type": type(config).__name__, "config": to_dict(config)}
+        document |= {"files": files, "notes": notes or {}}
+        (temporary / CONFIG_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _shards(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Split tensors, in order, into shards of at most `MAX_SHARD_BYTES` (a larger tensor has a shard of its own)."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, value in state.items():
+        num_bytes = value.numel() * value.element_size()
+        if shards[-1] and size + num_bytes > MAX_SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][name] = value
+        size += num_bytes
+    return shards
+
+
+def replace_folder(temporary: Path, folder: Path) -> None:
+    """Put a finished temporary folder in the place of `folder`; flushed to disk first."""
+    for path in temporary.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if folder.exists():
+        outgoing = folder.with_name(f".old-{folder.name}-{os.getpid()}")
+        shutil.rmtree(outgoing, ignore_errors=True)
+        folder.rename(outgoing)
+        temporary.rename(folder)
+        shutil.rmtree(outgoing)
+    else:
+        temporary.rename(folder)
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256 as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_config(folder: str | Path, config_types: dict[str, type]) -> Any:
+    """Read the config of a weights folder.
+
+    Args:
+        folder: the weights folder.
+        config_types: the config classes that are welcome, by name.
+
+    Raises:
+        FileNotFoundError: no such folder or no config in it.
+        ValueError: the config is of another kind, version or shape.
+    """
+    return from_dict(*_typed_document(Path(folder), config_types), where=str(Path(folder) / CONFIG_NAME))
+
+
+def _typed_document(folder: Path, config_types: dict[str, type]) -> tuple[type, dict[str, Any]]:
+    document = _read_document(folder)
+    if document["type"] not in config_types:
+        raise ValueError(
+            f"weights in {folder} must be of {' or '.join(config_types)}, got {document['type']}; give the right folder"
+        )
+    return config_types[document["type"]], document["config"]
+
+
+def read_notes(folder: str | Path) -> dict[str, Any]:
+    """Return the training facts stored in a weights folder."""
+    return _read_document(Path(folder))["notes"]
+
+
+def _read_document(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights in {folder}: {CONFIG_NAME} is missing")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        version, keys = document["format_version"], set(document)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} must be a weights description in JSON, got {error}; restore the folder") from error
+    if version != FORMAT_VERSION or keys != {"format_version", "type", "config", "files", "notes"}:
+        raise ValueError(
+            f"{path} must have format_version {FORMAT_VERSION} and its five keys, got {version}, {sorted(keys)}"
+        )
+    return document
+
+
+def read_state(folder: str | Path) -> dict[str, Tensor]:
+    """Read all tensors of a weights folder as float32, after checking every file's hash.
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ValueError: a file was changed or cut, or holds a number that is not finite.
+    """
+    folder = Path(folder)
+    state: dict[str, Tensor] = {}
+    for name, expected in _read_document(folder)["files"].items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise FileNotFoundError(f"no weights in {folder}: {name} is missing")
+        if sha256_of(path) != expected:
+            raise ValueError(f"{path} must have the SHA-256 {expected[:12]}…, got another; it is damaged, restore it")
+        try:
+            state |= load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} must be a safetensors file, got {error}; restore it") from error
+    for name, value in state.items():
+        if value.is_floating_point():
+            state[name] = value.float()
+            if not torch.isfinite(state[name]).all():
+                raise ValueError(
+                    f"weights must be finite, got NaN or infinity in {name} of {folder}; restore the folder"
+                )
+    return state
+
+
+def load_strictly(module: nn.Module, state: dict[str, Tensor], where: str | Path) -> None:
+    """Load a state dict; every name and shape must match.
+
+    Raises:
+        ValueError: names the first tensors that are missing, unknown or misshapen.
+    """
+    own = module.state_dict()
+    faults = [f"missing {name}" for name in own if name not in state]
+    faults += [f"unknown {name}" for name in state if name not in own]
+    faults += [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if faults:
+        raise ValueError(
+            f"weights of {where} must fit the model, got {len(faults)} differences: {'; '.join(faults[:4])}"
+        )
+    module.load_state_dict(state, strict=True)
