@@ -62,3 +62,55 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder of real data; name one by DUALSPEC_SHARED_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of the tiny recipes: both VAEs, a vocoder, a denoiser, all with random weights."""
+    import torch
+
+    from dualspec.diffusion.denoiser import build_denoiser
+    from dualspec.latents.vae import SpectrogramVae
+    from dualspec.pipeline import DualSpecPipeline
+    from dualspec.recipes import get_recipe, vae_configs
+    from dualspec.synthesis.vocoder import build_vocoder
+    from dualspec.text.encoder import build_text_encoder
+    from dualspec.training.diffusion_task import DiffusionTaskConfig
+    from dualspec.training.vocoder_task import VocoderTaskConfig
+
+    task, vocoder = get_recipe("tiny/dualspec").task, get_recipe("tiny/vocoder").task
+    assert isinstance(task, DiffusionTaskConfig) and isinstance(vocoder, VocoderTaskConfig)
+    torch.manual_seed(0)
+    pipeline = DualSpecPipeline(
+        task.variant,
+        build_denoiser(task.variant.denoiser),
+        {part: SpectrogramVae(config) for part, config in vae_configs("tiny/dualspec", "dualspec").items()},
+        build_vocoder(vocoder.vocoder),
+        build_text_encoder(task.variant.text_encoder),
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_sofa(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A function that writes the computed sphere as a SOFA file and returns its path."""
+    sofar = pytest.importorskip("sofar", reason="sofar writes the test files (extra dev)")
+    import numpy as np
+
+    from dualspec.audio.hrir import spherical_head
+
+    def write(*, swap_ears: bool = False, convention: str = "SimpleFreeFieldHRIR") -> Path:
+        head = spherical_head(num_directions=12, num_taps=64)
+        responses = head.impulse_responses.double().numpy()
+        sofa = sofar.Sofa(convention)
+        if convention == "SimpleFreeFieldHRIR":
+            sofa.SourcePosition = np.c_[head.azimuths_deg.numpy(), np.zeros(12), np.full(12, 1.5)]
+            sofa.Data_IR = responses[:, ::-1] if swap_ears else responses
+            sofa.Data_SamplingRate, sofa.Data_Delay = 16_000, np.zeros((1, 2))
+        path = tmp_path_factory.mktemp("heads") / "sphere.sofa"
+        sofar.write_sofa(str(path), sofa)
+        return path
+
+    return write

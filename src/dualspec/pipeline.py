@@ -4,6 +4,7 @@ Nothing here knows of azimuths, heads or rendering: the direction comes out of t
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,11 +20,18 @@ from dualspec.diffusion.denoiser import build_denoiser
 from dualspec.diffusion.sampler import SamplingConfig, initial_noise, sample
 from dualspec.diffusion.variant import VariantConfig
 from dualspec.latents.pairing import LatentPairing
-from dualspec.latents.vae import SpectrogramVae, Spectra, VaeConfig
+from dualspec.latents.vae import Spectra, SpectrogramVae, VaeConfig
 from dualspec.synthesis.reconstruct import reconstruct
 from dualspec.synthesis.vocoder import GriffinLimConfig, HifiGanConfig, IstftHeadConfig, build_vocoder
 from dualspec.text.encoder import TextEncoder, build_text_encoder
-from dualspec.training.weights import load_strictly, read_config, read_notes, read_state, save_weights
+from dualspec.training.weights import (
+    CONFIG_NAME,
+    load_strictly,
+    read_config,
+    read_hashes,
+    read_state,
+    save_weights,
+)
 
 INDEX_NAME = "model_index.json"
 VOCODER_CONFIGS = {
@@ -142,9 +150,8 @@ class DualSpecPipeline:
             text for text in ([prompt] if isinstance(prompt, str) else prompt) for _ in range(num_waveforms_per_prompt)
         ]
         seeds = _seeds(seed, num_waveforms_per_prompt, len(prompts))
-        num_samples = self._num_samples(audio_length_in_s)
-        changes = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "sampler": sampler}
-        sampling = replace(self.config.sampling, **{key: value for key, value in changes.items() if value is not None})
+        num_samples = self.num_samples(audio_length_in_s)
+        sampling = self.sampling_config(num_inference_steps, guidance_scale, sampler)
         for text in prompts:
             if not text.strip():
                 raise ValueError("prompt must be words, got an empty text; say what is heard and where")
@@ -209,7 +216,26 @@ class DualSpecPipeline:
         parts = [latent for part in self.config.parts for latent in self.vaes[part].encode(waveform.to(self.device))]
         return self.decode_latents(self.pairing.pack(parts))
 
-    def _num_samples(self, audio_length_in_s: float | None) -> int:
+    def sampling_config(
+        self,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: str | None = None,
+    ) -> SamplingConfig:
+        """Return the model's own sampling settings with some of them replaced.
+
+        Raises:
+            ValueError: a setting is out of its range.
+        """
+        changes = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "sampler": sampler}
+        return replace(self.config.sampling, **{key: value for key, value in changes.items() if value is not None})
+
+    def num_samples(self, audio_length_in_s: float | None) -> int:
+        """Return the samples of a clip of a length in seconds; None is the model's own length.
+
+        Raises:
+            ValueError: the model cannot do that length.
+        """
         if audio_length_in_s is None:
             return self.config.num_samples
         if not 0.1 <= audio_length_in_s <= self.max_duration_s:
@@ -293,30 +319,46 @@ def embedded_bundle() -> Path:
 
 
 def assemble(folder: str | Path, sources: dict[str, Path]) -> None:
-    """Put trained weights folders together into a pipeline folder.
+    """Put trained weights folders together into a pipeline folder, which appears whole or not at all.
 
     Args:
         folder: the new pipeline folder; must not exist.
         sources: part name ("denoiser", "mel_vae", "vocoder", …) → weights folder.
+
+    Raises:
+        ValueError: the folder exists, a part is missing or belongs to no variant of this kind.
+        FileNotFoundError: a weights folder or a file of it is missing.
     """
     folder = Path(folder)
     if folder.exists():
         raise ValueError(f"folder must be new, got {folder}, which exists; choose another name or remove it")
+    if "denoiser" not in sources:
+        raise ValueError(f"sources must name the denoiser, got {sorted(sources)}; add its weights folder")
     config: VariantConfig = read_config(sources["denoiser"], {"VariantConfig": VariantConfig})
     for part in config.parts:
         if part not in sources:
             raise ValueError(f"sources must name the {part} of {config.variant}, got {sorted(sources)}")
-    folder.mkdir(parents=True)
-    for name, source in sources.items():
-        read_notes(source)
-        shutil.copytree(source, folder / name)
-    index = {
-        "_class_name": "DualSpecPipeline",
-        "format_version": 1,
-        "variant": config.variant,
-        "parts": sorted(sources),
-    }
-    write_text_atomic(folder / INDEX_NAME, json.dumps(index, indent=2) + "\n")
+    unknown = sorted(set(sources) - {"denoiser", "vocoder", *config.parts})
+    if unknown:
+        raise ValueError(f"sources must be parts of {config.variant}, got {unknown[0]!r}; leave it out")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+    try:
+        for name, source in sources.items():
+            names = [CONFIG_NAME, *read_hashes(source)]
+            (temporary / name).mkdir(parents=True)
+            for file in names:
+                shutil.copyfile(Path(source) / file, temporary / name / file)
+        index = {
+            "_class_name": "DualSpecPipeline",
+            "format_version": 1,
+            "variant": config.variant,
+            "parts": sorted(sources),
+        }
+        write_text_atomic(temporary / INDEX_NAME, json.dumps(index, indent=2) + "\n")
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _read_index(folder: Path) -> list[str]:

@@ -263,7 +263,8 @@ def _tiny(room: str, layout: Layout, name: str) -> Recipe:
         network = AutoencoderKlConfig(
             in_channels=_CHANNELS_2D[room],
             base_channels=8,
-            channel_multipliers=(1, 2, 2),
+            channel_multipliers=(1, 2, 2, 2),
+            mid_attention=False,
             layers_per_block=1,
             norm_groups=4,
         )
@@ -273,7 +274,7 @@ def _tiny(room: str, layout: Layout, name: str) -> Recipe:
         )
     elif room == "vocoder":
         vocoder = HifiGanConfig(
-            initial_channels=16,
+            initial_channels=32,
             upsample_rates=(5, 4, 2, 2, 2),
             upsample_kernels=(16, 16, 8, 4, 4),
             resblock_kernels=(3,),
@@ -286,7 +287,7 @@ def _tiny(room: str, layout: Layout, name: str) -> Recipe:
             resolutions=ResolutionDiscriminatorConfig(n_ffts=(256,), base_channels=2),
         )
     elif room == "localizer":
-        model = LocalizerConfig(branch_channels=(4, 8, 8), fused_channels=8, hidden=16)
+        model = LocalizerConfig(branch_channels=(4, 8, 8), fused_channels=8, hidden_features=(16, 16))
         return Recipe(name=name, task=LocalizerTaskConfig(localizer=model, render=render), loop=loop)
     else:
         variant: VariantName = room  # type: ignore[assignment]
@@ -312,4 +313,4 @@ def _tiny(room: str, layout: Layout, name: str) -> Recipe:
     return Recipe(name=name, task=task, loop=loop, num_bank_samples=_TINY_SAMPLES)
 
 
-_TINY_SAMPLES = 20_480
+_TINY_SAMPLES = 10_240

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dualspec.audio.azimuth import LEFT
+from dualspec.audio.azimuth import LEFT, RIGHT
 from dualspec.audio.hrir import HrirSet, check_convention, load_sofa, spherical_head
 
 

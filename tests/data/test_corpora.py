@@ -59,7 +59,7 @@ def test_labels_become_plain_words() -> None:
 ESC_HEADER = "filename,fold,target,category,esc10,src_file,take"
 ESC_LICENSE = """# ESC-50
 101 - Dog:
-- [1-100032-A.ogg]: clip derived from rose (bark).wav (http://www.freesound.org/people/nfrae/sounds/100032/) by nfrae [CC0]
+- [1-100032-A.ogg]: clip derived from a (b).wav (http://www.freesound.org/people/nfrae/sounds/100032/) by nfrae [CC0]
 - [4-40730-A.ogg]:  clip derived from r.wav (http://www.freesound.org/people/p q/sounds/40730/) by p q [CC-Sampling+]
 """
 

@@ -310,9 +310,16 @@ def test_t5_with_a_tokenizer_of_another_vocabulary_is_refused(tmp_path):
         build_text_encoder(TextEncoderConfig(kind="t5", name_or_path=str(folder)))
 
 
-def test_t5_that_is_not_on_the_disk_is_named_in_one_line():
+def test_t5_with_other_token_numbers_is_refused(t5_folder, monkeypatch):
+    monkeypatch.setattr(encoder_module, "_T5_VOCABULARY", 17)
+    with pytest.raises(ValueError, match="must number its tokens as T5 does"):
+        build_text_encoder(TextEncoderConfig(kind="t5", name_or_path=str(t5_folder)))
+
+
+@pytest.mark.parametrize("sha256", [None, "00"])
+def test_t5_that_is_not_on_the_disk_is_named_in_one_line(sha256):
     with pytest.raises(FileNotFoundError, match="nobody/nothing") as caught:
-        build_text_encoder(TextEncoderConfig(kind="t5", name_or_path="nobody/nothing"))
+        build_text_encoder(TextEncoderConfig(kind="t5", name_or_path="nobody/nothing", sha256=sha256))
     assert "\n" not in str(caught.value)
 
 

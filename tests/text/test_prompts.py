@@ -222,6 +222,8 @@ def test_parse_prompt_refuses_in_one_line(text, match):
         ("EVENT: Dog bark", "EVENT: Dog bark"),
         ("EVENT: dog behind me & LOCATION: left", "EVENT: Dog"),
         ("a dog barking behind me to the left", "EVENT: A dog barking"),
+        ("\u03b0 sound on my left", "EVENT: \u03b0 sound"),  # its capital is three characters
+        ("\u0131\u0307 sound on my left", "EVENT: \u0130 sound"),  # its capital joins the dot above
     ],
 )
 def test_blank_location_leaves_no_direction(text, blank):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from dualspec.audio.azimuth import check_azimuth_deg
@@ -131,7 +130,7 @@ def _spectra(waveform: Tensor, hrirs: Tensor) -> tuple[Tensor, Tensor, int]:
     three times as long on a CPU.
     """
     num_samples, num_taps = waveform.shape[-1], hrirs.shape[-1]
-    block_size = min(1 << (BLOCK_RATIO * num_taps).bit_length(), _next_fast_even(num_samples + num_taps - 1))
+    block_size = _power_of_two(max(2, min(BLOCK_RATIO * num_taps, num_samples + num_taps - 1)))
     hop = block_size - num_taps + 1
     num_blocks = -(-num_samples // hop)
     common = torch.promote_types(torch.promote_types(waveform.dtype, hrirs.dtype), torch.float32)
@@ -146,8 +145,9 @@ def _overlap_save(product: Tensor, block_size: int, num_taps: int, num_samples: 
     return valid.flatten(-2)[..., :num_samples]
 
 
-def _next_fast_even(size: int) -> int:
-    return 2 * next_fast_len((size + 1) // 2, real=True)
+def _power_of_two(size: int) -> int:
+    """Round up to a power of two."""
+    return 1 << (size - 1).bit_length()
 
 
 def _check_waveform(waveform: Tensor) -> None:

@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.signal import resample_poly
 from torch import Tensor
 
 from dualspec.audio.azimuth import LEFT, RIGHT, circular_error_deg, wrap_deg
@@ -374,6 +373,8 @@ def _resample(responses: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray
     A response starts soon after time 0, and what a low-pass rings before 0 is lost. The short filter of resample_poly
     loses 3 to 20 dB less there than soxr at any quality.
     """
+    from scipy.signal import resample_poly  # takes long to import, and a set at the wanted rate needs none of it
+
     divisor = math.gcd(from_rate, to_rate)
     moved = resample_poly(responses, to_rate // divisor, from_rate // divisor, axis=-1)
     return moved * (from_rate / to_rate)

@@ -27,7 +27,8 @@ MAX_CHUNK_BYTES = 256 * 2**20
 MIN_SAMPLE_RATE = 8_000
 MAX_SAMPLE_RATE = 384_000
 CHILD_MEMORY_BYTES = 2 * 2**30
-CHILD_SECONDS = 30
+CHILD_CPU_SECONDS = 20
+CHILD_WALL_SECONDS = 120  # generous: a busy machine is no damaged file
 EXIT_BAD_DATA = 65
 
 _ALLOWED_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
@@ -321,11 +322,16 @@ def _read_in_child(file: Path, elevation_tolerance_deg: float) -> SofaContent:
     command = [sys.executable, "-P", "-B", __file__, str(file), repr(float(elevation_tolerance_deg))]
     try:
         child = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=CHILD_SECONDS, check=False
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=CHILD_WALL_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise ValueError(
-            f"SOFA file {str(file)!r} must be readable in {CHILD_SECONDS} s, got no end; fetch it again"
+            f"SOFA file {str(file)!r} must be readable in {CHILD_WALL_SECONDS} s, got no end; fetch it again"
         ) from None
     message = child.stderr.decode("utf-8", errors="replace").strip()
     if child.returncode == EXIT_BAD_DATA:
@@ -357,7 +363,7 @@ def _limit_resources() -> None:
         import resource
     except ImportError:  # not on Windows; the parent's time limit remains
         return
-    limits = {resource.RLIMIT_AS: CHILD_MEMORY_BYTES, resource.RLIMIT_CPU: CHILD_SECONDS, resource.RLIMIT_CORE: 0}
+    limits = {resource.RLIMIT_AS: CHILD_MEMORY_BYTES, resource.RLIMIT_CPU: CHILD_CPU_SECONDS, resource.RLIMIT_CORE: 0}
     for kind, limit in limits.items():
         try:
             resource.setrlimit(kind, (limit, limit))
@@ -370,7 +376,7 @@ def _main(path: str, elevation_tolerance_deg: str) -> int:
     try:
         content = _read_here(Path(path), float(elevation_tolerance_deg))
     except ValueError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return EXIT_BAD_DATA
     num_directions, _, num_taps = content.impulse_responses.shape
     header = {

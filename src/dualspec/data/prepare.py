@@ -118,7 +118,7 @@ def prepare(
     }
     _claim(out_dir, settings)
     tasks = _tasks(kept, splits, out_dir, settings, render_to, _grid_hrirs(hrir_set, sample_rate))
-    _remove_stale(out_dir / "shards", tasks)
+    _remove_stale(out_dir, tasks, render_to)
     missing = [task for task in tasks if not _is_done(task)]
     if missing:  # a manifest must never stand beside shards of another run
         (out_dir / MANIFEST_NAME).unlink(missing_ok=True)
@@ -222,9 +222,9 @@ def _claim(out_dir: Path, settings: dict[str, Any]) -> None:
                 f"{out_dir} must be empty or made with the same settings, got other {names}; take another folder"
             )
         return
-    if out_dir.is_dir() and any(out_dir.iterdir()):
+    if out_dir.is_dir() and any(not path.name.startswith(".tmp-") for path in out_dir.iterdir()):
         raise ValueError(f"{out_dir} must be empty or a prepared corpus, got other files; take another folder")
-    (out_dir / "shards").mkdir(parents=True, exist_ok=True)
+    out_dir.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, json.dumps(settings, indent=2) + "\n")
 
 
@@ -275,12 +275,14 @@ def _is_done(task: ShardTask) -> bool:
     return isinstance(journal, dict) and journal.get("key") == task.key
 
 
-def _remove_stale(folder: Path, tasks: Sequence[ShardTask]) -> None:
+def _remove_stale(out_dir: Path, tasks: Sequence[ShardTask], render_to: str | Path | None) -> None:
     """Remove what an interrupted run or a longer list of clips has left."""
     wanted = {task.journal.name for task in tasks} | {Path(task.shard).name for task in tasks}
-    for path in folder.iterdir():
-        if path.name not in wanted and (path.name.startswith(".tmp-") or path.name.startswith("shard-")):
-            path.unlink()
+    stale = [path for path in (out_dir / "shards").glob("shard-*") if path.name not in wanted]
+    for folder in (out_dir, render_to):
+        stale += Path(folder).rglob(".tmp-*") if folder is not None else ()
+    for path in stale:
+        path.unlink()
 
 
 def _run(tasks: Sequence[ShardTask], workers: int, num_all: int) -> None:

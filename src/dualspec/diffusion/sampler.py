@@ -48,7 +48,7 @@ def make_scheduler(name: SamplerName, schedule: NoiseScheduleConfig) -> Any:
     if name == "ddpm":
         return diffusers.DDPMScheduler(**shared, variance_type="fixed_small", clip_sample=False, **spacing)
     if name == "ddim":
-        return diffusers.DDIMScheduler(**shared, clip_sample=False, set_alpha_to_one=False, **spacing)
+        return diffusers.DDIMScheduler(**shared, clip_sample=False, set_alpha_to_one=True, **spacing)
     if name == "dpmpp":
         return diffusers.DPMSolverMultistepScheduler(
             **shared,

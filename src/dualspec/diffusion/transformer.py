@@ -19,11 +19,11 @@ class DitConfig:
     kind: Literal["dit"] = "dit"
     latent_shape: tuple[int, int, int]  # (C, T, F) of the packed latents
     cross_attention_dim: int = 384  # width of the text states
-    width: int = 384  # features per token
-    num_layers: int = 8  # blocks
-    num_heads: int = 6  # attention heads
+    width: int = 320  # features per token
+    num_layers: int = 6  # blocks
+    num_heads: int = 5  # attention heads
     patch_frames: int = 1  # latent frames per token
-    mlp_width: int = 1024  # hidden features of the gated perceptron
+    mlp_width: int = 832  # hidden features of the gated perceptron
 
 
 class RmsNorm(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dualspec.audio.azimuth import NUM_SECTORS, class_azimuth_deg, wrap_deg
-from dualspec.features.stft import StftConfig, stft, stft_to_channels
+from dualspec.features.stft import StftConfig, StftRepresentation, stft, stft_to_channels
 from dualspec.hearing.cues import audible
 
 PhaseInput = Literal["ears", "interaural"]
@@ -150,7 +150,7 @@ class Localizer(nn.Module):
         level = power.sum(1, keepdim=True) / heard.sum(1, keepdim=True).clamp(min=1)
         gain = torch.where(level > 0, level, 1.0).rsqrt()  # the floor of the logarithm then follows the clip's level
         scaled = spectrum * gain[:, :, None, None]
-        representation = "logmag_cossin" if self.config.phase_input == "ears" else "interaural"
+        representation: StftRepresentation = "logmag_cossin" if self.config.phase_input == "ears" else "interaural"
         channels = stft_to_channels(scaled, representation)
         mask = heard[:, None, :, None].to(channels.dtype)
         magnitude, phase = channels[:, :2], channels[:, 2 : 2 + self.config.num_phase_channels] * mask

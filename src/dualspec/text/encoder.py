@@ -289,9 +289,12 @@ def _build_t5(config: TextEncoderConfig) -> TextEncoder:
     elif config.sha256:
         from transformers.utils import cached_file
 
-        _check_sha256(Path(str(cached_file(str(source), "model.safetensors"))), config.sha256)
+        with _one_line_errors(source):
+            weights = Path(str(cached_file(str(source), "model.safetensors")))
+        _check_sha256(weights, config.sha256)
     model = _load_strictly(T5EncoderModel, source, ("decoder.", "lm_head."))
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    with _one_line_errors(source):
+        tokenizer = AutoTokenizer.from_pretrained(source)
     _check_tokenizer(tokenizer, int(model.config.vocab_size), source)
     if len(tokenizer) == _T5_VOCABULARY:
         got = {token: tokenizer.convert_tokens_to_ids(token) for token in _T5_KNOWN_TOKENS}
@@ -304,23 +307,15 @@ def _load_strictly(
     model_class: Any, source: str | Path, expected_extra: tuple[str, ...], **options: Any
 ) -> PreTrainedModel:
     """Load safetensors weights; any missing, extra, misshapen, absent or non-finite tensor is an error."""
-    from safetensors import SafetensorError
-
-    try:
-        with _quiet_transformers():
-            model, info = model_class.from_pretrained(
-                source,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are listed and raised below, by name
-                dtype=torch.float32,
-                **options,
-            )
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(f"text encoder {source} is neither a folder nor reachable: {reason}") from error
-    except SafetensorError as error:
-        raise ValueError(f"model.safetensors of {source} must be a whole file, got: {error}; fetch it again") from error
+    with _one_line_errors(source), _quiet_transformers():
+        model, info = model_class.from_pretrained(
+            source,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are listed and raised below, by name
+            dtype=torch.float32,
+            **options,
+        )
     extra = [key for key in info["unexpected_keys"] if not key.startswith(expected_extra)]
     for problem, keys in (
         ("missing", info["missing_keys"]),
@@ -333,6 +328,20 @@ def _load_strictly(
         if tensor.is_meta or (tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())):
             raise ValueError(f"weights of {source} must be finite, got NaN, Inf or nothing in {name}; fetch them again")
     return model
+
+
+@contextlib.contextmanager
+def _one_line_errors(source: str | Path) -> Iterator[None]:
+    """Say in one line, with the name of the model, what the library says in many."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except OSError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise FileNotFoundError(f"text encoder {source} is neither a folder nor reachable: {reason}") from error
+    except SafetensorError as error:
+        raise ValueError(f"model.safetensors of {source} must be a whole file, got: {error}; fetch it again") from error
 
 
 @contextlib.contextmanager

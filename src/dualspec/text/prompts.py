@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -66,7 +67,10 @@ def format_prompt(event: str, location: str | None = None) -> str:
         raise ValueError(f"event must be words, got {event!r}; give a class label such as 'dog_bark'")
     if _EVENT_TAG.search(words) or _LOCATION_TAG.search(words):
         raise ValueError(f"event must be free of 'EVENT:' and 'LOCATION:', got {event!r}; give the words alone")
-    prompt = f"EVENT: {words[0].upper()}{words[1:]}"
+    capital = words[0].upper()
+    if len(capital) == 1:  # not the letters that grow, such as sharp s
+        words = unicodedata.normalize("NFC", capital + words[1:])
+    prompt = f"EVENT: {words}"
     if location is None:
         return prompt
     if not location.strip() or _EVENT_TAG.search(location) or _LOCATION_TAG.search(location):

@@ -68,6 +68,7 @@ class Trainer:
         folder: the run's folder: `log.jsonl`, `checkpoints/`, `weights/`.
         processes: this process among all of them.
         report: called with a line of text per log entry (process 0 only).
+        on_progress: called with the fraction of the run that is done, after every step.
     """
 
     def __init__(
@@ -77,8 +78,10 @@ class Trainer:
         folder: Path,
         processes: Processes,
         report: Callable[[str], None] = lambda _: None,
+        on_progress: Callable[[float], None] = lambda _: None,
     ) -> None:
         """Build optimizers and averages; wrap the phases for several processes."""
+        self.on_progress = on_progress
         self.task, self.config, self.folder, self.processes, self.report = task, config, folder, processes, report
         self.state = RunState()
         share = config.batch_size / processes.world_size / config.accumulate
@@ -104,8 +107,14 @@ class Trainer:
         return module
 
     def resume(self) -> int:
-        """Load the newest whole checkpoint, if there is one; return the steps done."""
+        """Load the newest whole checkpoint, if there is any; return the steps done.
+
+        Raises:
+            ValueError: all checkpoints are damaged, or they belong to a run with another seed or batch.
+        """
         found, complaints = newest_checkpoint(self.folder / "checkpoints")
+        if found is None and complaints:
+            raise ValueError(complaints[0])
         for line in complaints:
             self.report(f"warning: {line}")
         if found is None:
@@ -154,18 +163,22 @@ class Trainer:
                 logs = self._step()
                 self.state.step += 1
                 self.state.elapsed_s = self.processes.same(already + time.monotonic() - started)
+                self.on_progress(min(1.0, self.progress))
                 if self.state.step % self.config.log_every == 0 or self.state.step == 1:
                     self._log("train", logs)
-                if self.config.validate_every and self.state.step % self.config.validate_every == 0:
+                if self._validation_due():
                     self.validate()
                 if self.state.step % self.config.save_every == 0:
                     self.save()
                     saved_step = self.state.step
             if self.state.step != saved_step:
                 self.save()
-            if self.state.stop_signal is None:
+            if self.state.stop_signal is None and not self._validation_due():
                 self.validate()
         return self.state
+
+    def _validation_due(self) -> bool:
+        return self.config.validate_every > 0 and self.state.step % self.config.validate_every == 0
 
     @property
     def progress(self) -> float:
@@ -222,7 +235,8 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(
             [p for p in phase.parameters() if p.grad is not None], phase.optimizer_config.clip_norm or float("inf")
         )
-        logs |= {f"{name}_loss": total / self.processes.world_size, f"{name}_grad_norm": norm}
+        total = self.processes.sum(total) / self.processes.world_size
+        logs |= {f"{name}_loss": total, f"{name}_grad_norm": norm}
         if self._finite(total, norm):
             for group in optimizer.param_groups:
                 group["lr"] = phase.optimizer_config.lr * self._lr_factor(progress)

@@ -1,11 +1,29 @@
 """This process among all processes of a run: rank, device, and the few sums they need."""
 
 import os
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 from torch import Tensor
+
+
+def check_device(name: str | None) -> str:
+    """Return the device that was asked for; None takes the GPU where there is one.
+
+    Raises:
+        ValueError: the name is no device, or this machine has no such one.
+    """
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {name!r}; leave it out to choose by itself")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device must be 'cpu' on a machine without a usable GPU, got {name!r}; leave it out")
+    if name.startswith("cuda:") and int(name[5:]) >= torch.cuda.device_count():
+        raise ValueError(f"device must be one of this machine's {torch.cuda.device_count()} GPUs, got {name!r}")
+    return name
 
 
 @dataclass(frozen=True)
@@ -21,11 +39,9 @@ class Processes:
         """Join the group that `torchrun` described in the environment, or stand alone.
 
         Args:
-            device: "cpu" or "cuda"; None takes the GPU where there is one.
+            device: "cpu", "cuda" or "cuda:N"; None takes the GPU where there is one.
         """
-        kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if kind.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError("device must be 'cpu' on a machine without a usable GPU, got 'cuda'")
+        kind = check_device(device)
         if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
             return cls(device=kind)
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

@@ -1,5 +1,6 @@
 """From a recipe and a prepared corpus to trained weights: what `dualspec train` does."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from dualspec.training.diffusion_task import DiffusionTask, DiffusionTaskConfig
 from dualspec.training.localizer_task import LocalizerTask, LocalizerTaskConfig
 from dualspec.training.loop import LoopConfig, RunState, Trainer
 from dualspec.training.processes import Processes
+from dualspec.training.run_lock import run_lock
 from dualspec.training.task import BinauralSource, Task
 from dualspec.training.vae_task import VaeTask, VaeTaskConfig
 from dualspec.training.vocoder_task import VocoderTask, VocoderTaskConfig
@@ -93,6 +95,7 @@ def train(
     init: Path | None = None,
     export_dtype: torch.dtype = torch.float32,
     report: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[float], None] = lambda _: None,
 ) -> RunState:
     """Train a task in a run folder and export its averaged weights.
 
@@ -106,25 +109,28 @@ def train(
         init: start from these exported weights.
         export_dtype: of the exported weights.
         report: gets a line of text per log entry.
+        on_progress: gets the fraction of the run that is done, after every step.
 
     Returns:
         The final state; `stop_signal` is set when a signal ended the run, and nothing is exported then.
 
     Raises:
         ValueError: the folder holds a run already, or its settings differ.
+        BlockingIOError: another process trains in the folder.
     """
-    _open_folder(config, loop, folder, resume, processes)
-    torch.manual_seed(loop.seed)
-    task = make_task(processes)
-    if init is not None:
-        warm_start(task, init)
-    trainer = Trainer(task, loop, folder, processes, report)
-    if resume:
-        done = trainer.resume()
-        report(f"resumed at step {done}")
-    state = trainer.run()
-    if state.stop_signal is None:
-        trainer.export(dtype=export_dtype)
+    with run_lock(folder) if processes.is_main else contextlib.nullcontext():
+        _open_folder(config, loop, folder, resume, processes)
+        torch.manual_seed(loop.seed)
+        task = make_task(processes)
+        if init is not None:
+            warm_start(task, init)
+        trainer = Trainer(task, loop, folder, processes, report, on_progress)
+        if resume:
+            done = trainer.resume()
+            report(f"resumed at step {done}")
+        state = trainer.run()
+        if state.stop_signal is None:
+            trainer.export(dtype=export_dtype)
     return state
 
 

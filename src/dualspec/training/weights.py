@@ -129,6 +129,11 @@ def read_notes(folder: str | Path) -> dict[str, Any]:
     return _read_document(Path(folder))["notes"]
 
 
+def read_hashes(folder: str | Path) -> dict[str, str]:
+    """Return the SHA-256 of every file of tensors in a weights folder, by name."""
+    return dict(_read_document(Path(folder))["files"])
+
+
 def _read_document(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_NAME
     if not path.is_file():

@@ -1,0 +1,179 @@
+"""What a recipe builds, without building it: shapes at every door, and parameters counted on the meta device."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dualspec.diffusion.denoiser import build_denoiser
+from dualspec.diffusion.variant import VariantConfig
+from dualspec.hearing.localizer import Localizer
+from dualspec.latents.adversary import PatchDiscriminator, PatchDiscriminatorConfig
+from dualspec.latents.pairing import LatentPairing
+from dualspec.latents.vae import SpectrogramVae, VaeConfig
+from dualspec.recipes import Recipe, get_recipe, vae_configs
+from dualspec.synthesis.reconstruct import shares_framing
+from dualspec.synthesis.vocoder import VocoderConfig, build_vocoder
+from dualspec.text.encoder import TextEncoderConfig, t5_large_encoder_config
+from dualspec.training.diffusion_task import DiffusionTaskConfig
+from dualspec.training.localizer_task import LocalizerTaskConfig
+from dualspec.training.vae_task import VaeTaskConfig
+from dualspec.training.vocoder_task import Adversaries, VocoderTaskConfig
+
+Shape = tuple[int | str, ...]
+T5_LARGE_NAMES = ("google/flan-t5-large",)
+MINILM_WIDTH = 384
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What one recipe amounts to."""
+
+    doors: dict[str, Shape]
+    """Axes at every door, in the order of the data; texts are lengths that depend on the words."""
+    parameters: dict[str, int]
+    """Parameters of every part that generates or judges."""
+    training_only: dict[str, int]
+    """Parameters of the adversaries, which no trained folder holds."""
+    uncounted: tuple[str, ...] = ()
+    """Parts whose size only their own files tell."""
+
+    @property
+    def total(self) -> int:
+        """Parameters of all parts together: a row of Table II for the variants."""
+        return sum(self.parameters.values())
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of parameters, each once; trained or frozen, on any device."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def account(recipe: Recipe) -> Account:
+    """Say what a recipe builds.
+
+    Everything is built for real, but on the meta device, where parameters have shapes and no memory. Table II.
+    """
+    task = recipe.task
+    with torch.device("meta"):
+        if isinstance(task, VaeTaskConfig):
+            return _vae_account(task)
+        if isinstance(task, VocoderTaskConfig):
+            return _vocoder_account(task)
+        if isinstance(task, LocalizerTaskConfig):
+            return _localizer_account(task)
+        return _variant_account(recipe, task)
+
+
+def needs_vocoder(config: VariantConfig, vaes: dict[str, VaeConfig]) -> bool:
+    """Tell whether a variant's last step vocodes. Paper section VI-B; decisions 20 and 21."""
+    if config.variant in ("mel_base", "stft_base"):
+        return config.variant == "mel_base"
+    if config.merge_mode == "paper":
+        return config.variant != "dualspec_d"
+    mel = next(vae.mel for vae in vaes.values() if vae.mel is not None)
+    stft = next(vae.stft for vae in vaes.values() if vae.stft is not None)
+    return config.mid_phase == "vocoder" or not shares_framing(mel, stft)
+
+
+def _vae_account(task: VaeTaskConfig) -> Account:
+    vae, num_samples = task.vae, task.render.num_samples
+    adversary = PatchDiscriminatorConfig(in_channels=vae.num_channels, base_channels=task.discriminator_channels)
+    weighs = bool(task.loss.adversarial_weight)
+    return Account(
+        doors={"waveform (ear, sample)": (2, num_samples), **_vae_doors("", vae, num_samples)},
+        parameters={"vae": count_parameters(SpectrogramVae(vae))},
+        training_only={"discriminator": count_parameters(PatchDiscriminator(adversary))} if weighs else {},
+    )
+
+
+def _vae_doors(name: str, vae: VaeConfig, num_samples: int) -> dict[str, Shape]:
+    times = " of each ear" if vae.num_latents == 2 else ""
+    prefix = f"{name} " if name else ""
+    return {
+        f"{prefix}channels{times} (channel, frame, bin)": vae.input_shape(num_samples),
+        f"{prefix}latent{times} (channel, frame, row)": vae.latent_shape(num_samples),
+    }
+
+
+def _vocoder_account(task: VocoderTaskConfig) -> Account:
+    config, num_samples = task.vocoder, task.render.num_samples
+    num_frames = config.mel.num_frames(num_samples)
+    return Account(
+        doors={
+            "waveform of one ear (sample)": (num_samples,),
+            "log-mel (frame, band)": (num_frames, config.mel.n_mels),
+            "vocoded (sample)": (config.num_samples(num_frames),),
+        },
+        parameters={"vocoder": count_parameters(build_vocoder(config))},
+        training_only={"adversaries": count_parameters(Adversaries(task))} if task.adversarial_weight else {},
+    )
+
+
+def _localizer_account(task: LocalizerTaskConfig) -> Account:
+    config, num_samples = task.localizer, task.render.num_samples
+    frames = config.stft.num_frames(num_samples)
+    return Account(
+        doors={
+            "waveform (ear, sample)": (2, num_samples),
+            "level branch (channel, frame, bin)": (2, frames, config.stft.num_bins),
+            "phase branch (channel, frame, bin)": (config.num_phase_channels, frames, config.stft.num_bins),
+            "scores (sector)": (config.num_sectors,),
+        },
+        parameters={"localizer": count_parameters(Localizer(config))},
+        training_only={},
+    )
+
+
+def _variant_account(recipe: Recipe, task: DiffusionTaskConfig) -> Account:
+    config = task.variant
+    vaes = vae_configs(recipe.name, config.variant)
+    pairing = LatentPairing(config.pairing, config.latent_shapes(vaes))
+    doors: dict[str, Shape] = {
+        "text states (token, feature)": (
+            f"up to {config.text_encoder.max_tokens}",
+            config.denoiser.cross_attention_dim,
+        )
+    }
+    doors["packed latents (channel, frame, row)"] = pairing.packed_shape
+    for part, vae in vaes.items():
+        doors |= _vae_doors(part, vae, config.num_samples)
+    parameters = {"denoiser": count_parameters(build_denoiser(config.denoiser))}
+    encoder = _text_encoder_parameters(config.text_encoder)
+    if encoder is not None:
+        parameters["text encoder (frozen)"] = encoder
+    parameters |= {part: count_parameters(SpectrogramVae(vae)) for part, vae in vaes.items()}
+    if needs_vocoder(config, vaes):
+        vocoder = _vocoder_of(recipe)
+        frames = vocoder.mel.num_frames(config.num_samples)
+        doors["vocoder's log-mel (frame, band)"] = (frames, vocoder.mel.n_mels)
+        parameters["vocoder"] = count_parameters(build_vocoder(vocoder))
+    doors["waveform (ear, sample)"] = (2, config.num_samples)
+    uncounted = ("text encoder",) if encoder is None else ()
+    return Account(doors=doors, parameters=parameters, training_only={}, uncounted=uncounted)
+
+
+def _vocoder_of(recipe: Recipe) -> VocoderConfig:
+    size = recipe.name.split("/")[0].removesuffix("-text")  # both readings of the paper share the vocoder
+    task = get_recipe(f"{size}/vocoder").task
+    if not isinstance(task, VocoderTaskConfig):
+        raise AssertionError("the vocoder's recipe trains a vocoder")
+    return task.vocoder
+
+
+def _text_encoder_parameters(config: TextEncoderConfig) -> int | None:
+    """Count a frozen text encoder; None for files that only their owner knows."""
+    if config.kind == "hash":
+        return 0
+    if config.kind == "t5" and config.name_or_path in T5_LARGE_NAMES:
+        from transformers import T5EncoderModel
+
+        return count_parameters(T5EncoderModel(t5_large_encoder_config()))
+    if config.kind == "minilm" and not config.name_or_path:
+        from transformers import BertConfig, BertModel
+
+        sizes = BertConfig(
+            hidden_size=MINILM_WIDTH, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+        )
+        return count_parameters(BertModel(sizes, add_pooling_layer=False))
+    return None

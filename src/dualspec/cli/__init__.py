@@ -1,0 +1,64 @@
+"""The command line: verbs without logic of their own. Heavy imports load inside the verb that needs them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from dualspec.cli.door import door, run
+from dualspec.cli.evaluation import evaluate, prompts, roundtrip
+from dualspec.cli.generate import generate
+from dualspec.cli.models import assemble, show
+from dualspec.cli.sound import spatialize
+from dualspec.cli.training import prepare, train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="dualspec",
+    help="Text to binaural audio: a sentence with a sound and a direction becomes a two-ear recording.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: it reads as well, and loads in half the time
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_VERBS = {
+    generate: "Words to two-ear sound.",
+    spatialize: "A recording into a direction, through a head.",
+    show: "What a recipe is: settings, shapes, sizes.",
+    prepare: "Corpora to a data set.",
+    train: "A data set to trained weights.",
+    assemble: "Trained parts to one model.",
+    prompts: "A list of prompts for a test.",
+    roundtrip: "True clips through a model's parts.",
+    evaluate: "Where clips are heard, against what was asked.",
+}
+for verb, summary in _VERBS.items():
+    app.command(short_help=summary)(door(verb))
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from dualspec import __version__
+
+        print(f"dualspec {__version__}")
+        raise typer.Exit(0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: words after the program's name; those of this process when None.
+
+    Returns:
+        The exit code; `dualspec.cli.door` says what it means.
+    """
+    return run(app, list(sys.argv[1:] if arguments is None else arguments))

@@ -1,0 +1,325 @@
+"""From prompts to files: a sound, a picture of both ears, and a JSON from which the sound can be made again.
+
+Nothing here reads a head or renders a direction, but for `rerender`, whose results are named and marked "rendered".
+"""
+
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from dualspec.audio.waveform import write_waveform
+from dualspec.config import to_dict
+from dualspec.diffusion.sampler import SamplingConfig
+from dualspec.files import write_text_atomic
+from dualspec.pipeline import DualSpecPipeline
+from dualspec.synthesis.mid_signal import common_phase_mid
+from dualspec.text.prompts import ParsedPrompt, parse_prompt
+from dualspec.training.weights import CONFIG_NAME, read_hashes, sha256_of
+
+if TYPE_CHECKING:
+    from dualspec.audio.hrir import HrirSet
+
+AUDIO_SUFFIXES = (".wav", ".flac")
+MAX_PROMPT_FILE_BYTES = 1 << 20
+FORMAT_VERSION = 1
+_SLUG_CHARS = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRequest:
+    """One clip that is wanted."""
+
+    prompt: str  # what the model reads
+    parsed: ParsedPrompt  # what our parser makes of it; only reported, never given to the network
+    seed: int  # of noise
+    path: Path  # sound file; picture and JSON have its name with another suffix
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """How clips are written."""
+
+    subtype: Literal["PCM_16", "PCM_24"] = "PCM_16"  # sample format
+    picture: bool = True  # write the spectrograms of both ears as PNG
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Another head, through which the model's own mid signal is heard."""
+
+    hrir_set: "HrirSet"  # at the model's sample rate
+    sha256: str  # of the file it came from
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenClip:
+    """One clip that was made."""
+
+    path: Path  # sound file
+    record: dict[str, Any]  # what its JSON holds
+    replaced: bool  # there was a file of that name
+
+
+def check_prompt(prompt: str, *, allow_no_direction: bool = False) -> ParsedPrompt:
+    """Read a prompt and refuse one that names no direction.
+
+    Raises:
+        ValueError: as `parse_prompt`, or the direction is missing or not understood.
+    """
+    parsed = parse_prompt(prompt)
+    if parsed.azimuth is None and not allow_no_direction:
+        got = "none" if parsed.location is None else f"{parsed.location!r}"
+        raise ValueError(
+            f'prompt must say where the sound is, got {got}; write for example "EVENT: {parsed.event[:60]} & LOCATION: '
+            "3 o'clock direction\", or pass --allow-no-direction"
+        )
+    return parsed
+
+
+def read_prompt_file(path: Path, *, allow_no_direction: bool = False) -> list[tuple[str, ParsedPrompt]]:
+    """Read prompts, one per line; empty lines and lines that begin with # are left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no UTF-8 text, too large or empty, or a line is no usable prompt; it is named.
+    """
+    data = path.read_bytes()[: MAX_PROMPT_FILE_BYTES + 1]
+    if len(data) > MAX_PROMPT_FILE_BYTES:
+        raise ValueError(f"{path} must be at most {MAX_PROMPT_FILE_BYTES} bytes, got more; split it")
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text, got other bytes ({error}); save it as UTF-8") from error
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            prompts.append((line.strip(), check_prompt(line, allow_no_direction=allow_no_direction)))
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from error
+    if not prompts:
+        raise ValueError(f"{path} must hold prompts, got none; write one per line")
+    return prompts
+
+
+def plan_clips(
+    prompts: Sequence[tuple[str, ParsedPrompt]], output: Path, *, seed: int, per_prompt: int = 1
+) -> list[ClipRequest]:
+    """Give every clip its seed and its file.
+
+    One clip takes the name that was asked for. Several get the seed, and the number of their prompt, into theirs.
+
+    Args:
+        prompts: prompts and what they mean.
+        output: a sound file, or a folder (anything without a suffix, or that is a folder).
+        seed: of the first clip of each prompt; the next ones count up.
+        per_prompt: clips per prompt.
+
+    Raises:
+        ValueError: the output has a suffix that is no sound format.
+    """
+    is_folder = output.is_dir() or not output.suffix
+    if not is_folder and output.suffix.lower() not in AUDIO_SUFFIXES:
+        raise ValueError(
+            f"output must end in {' or '.join(AUDIO_SUFFIXES)}, or be a folder, got {str(output)!r}; rename it"
+        )
+    requests = []
+    digits = len(str(len(prompts)))
+    for number, (prompt, parsed) in enumerate(prompts, start=1):
+        place = f"{number:0{digits}d}" if len(prompts) > 1 else ""
+        for clip_seed in range(seed, seed + per_prompt):
+            by_seed = f"seed{clip_seed}" if is_folder or per_prompt > 1 else ""
+            stem, suffix = (_slug(prompt), ".wav") if is_folder else (output.stem, output.suffix)
+            words = [place, stem, by_seed] if is_folder else [stem, place, by_seed]
+            name = "-".join(filter(None, words)) + suffix
+            path = output / name if is_folder else output.with_name(name)
+            requests.append(ClipRequest(prompt=prompt, parsed=parsed, seed=clip_seed, path=path))
+    return requests
+
+
+def generate_clips(
+    pipeline: DualSpecPipeline,
+    requests: Sequence[ClipRequest],
+    *,
+    model: dict[str, Any],
+    sampling: SamplingConfig,
+    options: OutputOptions,
+    duration_s: float | None = None,
+    batch_size: int = 8,
+    head: Head | None = None,
+    on_step: Callable[[int, int, Tensor], None] | None = None,
+) -> Iterator[WrittenClip]:
+    """Generate clips batch by batch and write each batch when it is done.
+
+    Args:
+        pipeline: the model.
+        requests: clips and their files.
+        model: what `model_facts` says of the pipeline's folder.
+        sampling: sampler, steps, guidance.
+        options: sample format, picture.
+        duration_s: length, seconds; the model's own when None.
+        batch_size: clips denoised at once.
+        head: also write each clip's mid signal as heard through this head, named "-rendered".
+        on_step: called after every denoising step; may raise to stop.
+
+    Yields:
+        What was written; a clip's own sound comes before its rendered one.
+    """
+    facts = {"sampling": to_dict(sampling), "device": str(pipeline.device), "model": model, "versions": versions()}
+    for start in range(0, len(requests), batch_size):
+        batch = requests[start : start + batch_size]
+        output = pipeline(
+            [request.prompt for request in batch],
+            sampler=sampling.sampler,
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
+            seed=[request.seed for request in batch],
+            audio_length_in_s=duration_s,
+            batch_size=batch_size,
+            callback_on_step_end=on_step,
+        )
+        for request, waveform, gain_db in zip(batch, output.audios, output.gains_db, strict=True):
+            record = _record(request, gain_db, facts)
+            yield write_clip(request.path, waveform, output.sample_rate, record, options)
+            if head is not None:
+                rendered, head_facts = rerender(waveform, request.parsed, head)
+                path = request.path.with_stem(f"{request.path.stem}-rendered")
+                yield write_clip(path, rendered, output.sample_rate, record | head_facts, options)
+
+
+def rerender(waveform: Tensor, parsed: ParsedPrompt, head: Head) -> tuple[Tensor, dict[str, Any]]:
+    """Render the mid signal of a generated clip through another head, at the azimuth that its prompt names.
+
+    Args:
+        waveform: (2, S) generated clip.
+        parsed: the prompt; it must name a direction.
+        head: the head.
+
+    Returns:
+        (2, S) at the clip's own peak, and what the record says of it. This direction comes from the head, not from
+        the model: such files never count as the model's accuracy.
+    """
+    from dualspec.audio.binaural import spatialize
+
+    if parsed.azimuth is None:
+        raise ValueError("prompt must name a direction to be rendered through another head, got none; name one")
+    peak = float(waveform.abs().max())
+    azimuth_deg = parsed.azimuth.azimuth_deg
+    rendered = spatialize(
+        common_phase_mid(waveform), azimuth_deg, head.hrir_set, method="interpolate", peak=peak if peak > 0 else None
+    )
+    source = {"name": head.hrir_set.name, "licence": head.hrir_set.licence, "sha256": head.sha256}
+    return rendered, {"rendered": True, "rendered_azimuth_deg": azimuth_deg, "head": source}
+
+
+def write_clip(
+    path: Path, waveform: Tensor, sample_rate: int, record: dict[str, Any], options: OutputOptions
+) -> WrittenClip:
+    """Write a sound, its picture and its record; all of them appear, or none.
+
+    Args:
+        path: sound file; its folder must exist.
+        waveform: (2, S) in [-1, 1].
+        sample_rate: Hz.
+        record: what the JSON says beside level, length and hash of the sound file.
+        options: sample format, picture.
+    """
+    replaced = path.exists()
+    with _all_or_nothing(path.parent) as folder:
+        write_waveform(folder / path.name, waveform, sample_rate, subtype=options.subtype)
+        if options.picture:
+            from dualspec.plots import spectrogram_figure
+
+            title = f"{'rendered: ' if record['rendered'] else ''}{record['prompt']} (seed {record['seed']})"
+            azimuth_deg = record["azimuth"]["azimuth_deg"] if record["azimuth"] is not None else None
+            picture = folder / f"{path.stem}.png"
+            spectrogram_figure(waveform, sample_rate, picture, title=title, azimuth_deg=azimuth_deg)
+        record = record | {
+            "sample_rate": sample_rate,
+            "num_samples": waveform.shape[-1],
+            "subtype": options.subtype,
+            "peak_db": _peak_db(waveform),
+            "sha256": sha256_of(folder / path.name),
+        }
+        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+        write_text_atomic(folder / f"{path.stem}.json", text + "\n")
+    return WrittenClip(path=path, record=record, replaced=replaced)
+
+
+def model_facts(pipeline: DualSpecPipeline, folder: Path) -> dict[str, Any]:
+    """Say exactly which model was loaded from a folder: the SHA-256 of every config and weights file by part."""
+    parts = ["denoiser", *pipeline.config.parts, *(["vocoder"] if pipeline.vocoder is not None else [])]
+    hashes = {
+        part: {CONFIG_NAME: sha256_of(folder / part / CONFIG_NAME), **read_hashes(folder / part)} for part in parts
+    }
+    encoder = pipeline.config.text_encoder
+    return {
+        "variant": pipeline.config.variant,
+        "text_encoder": {"kind": encoder.kind, "sha256": encoder.sha256},
+        "sha256": hashes,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides about samples."""
+    import dualspec
+
+    libraries = {name: version(name) for name in ("torch", "diffusers", "transformers")}
+    return {"dualspec": dualspec.__version__, **libraries}
+
+
+def _record(request: ClipRequest, gain_db: float, facts: dict[str, Any]) -> dict[str, Any]:
+    parsed = request.parsed
+    return {
+        "format_version": FORMAT_VERSION,
+        "prompt": request.prompt,
+        "event": parsed.event,
+        "location": parsed.location,
+        "azimuth": asdict(parsed.azimuth) if parsed.azimuth is not None else None,
+        "rendered": False,
+        "seed": request.seed,
+        "gain_db": round(gain_db, 6) + 0.0,
+        **facts,
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def _peak_db(waveform: Tensor) -> float | None:
+    peak = float(waveform.abs().max())
+    return round(20 * math.log10(peak), 3) if peak > 0 else None
+
+
+def _slug(prompt: str) -> str:
+    """Turn a prompt into a short, safe file name."""
+    words = re.sub(r"\b(event|location)\s*:", " ", prompt, flags=re.IGNORECASE).lower().replace("'", "")
+    return "-".join(re.findall(r"[a-z0-9]+", words))[:_SLUG_CHARS].strip("-") or "clip"
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[Path]:
+    """Lend a folder beside the target; its files move into the target together, when the block ends without error."""
+    temporary = folder / f".tmp-{secrets.token_hex(8)}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        files = sorted(temporary.iterdir())
+        for file in files:
+            if (folder / file.name).is_dir():
+                raise OSError(f"output must be a file, got the folder {folder / file.name}; choose another name")
+        for file in files:
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

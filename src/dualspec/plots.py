@@ -1,0 +1,267 @@
+"""Figures: spectrograms of both ears, a direction dial, training curves. PNG files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import math
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dualspec.audio.azimuth import LEFT, RIGHT, check_azimuth_deg, class_azimuth_deg
+from dualspec.features.stft import StftConfig, stft
+from dualspec.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.projections.polar import PolarAxes
+
+FrequencyScale = Literal["linear", "log"]
+
+MAX_COLUMNS = 2000
+"""More frames than this are averaged before drawing; a screen shows no more."""
+_WINDOW_S = 0.032
+_LOG_TICKS_KHZ = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+_DPI = 120
+
+
+def spectrogram_figure(
+    waveform: Tensor,
+    sample_rate: int,
+    path: str | os.PathLike[str],
+    *,
+    title: str = "",
+    azimuth_deg: float | None = None,
+    scale: FrequencyScale = "linear",
+    range_db: float = 80.0,
+) -> None:
+    """Draw the spectrograms of both ears: left ear above, right ear below, one colour scale for both.
+
+    Args:
+        waveform: (2, S), channel 0 left, in [-1, 1].
+        sample_rate: Hz.
+        path: PNG file to write; its folder must exist.
+        title: line above the figure, shown as it is.
+        azimuth_deg: direction to show on a small dial, degrees, 90 = left; None for no dial.
+        scale: frequency axis, linear from 0 or logarithmic from 50 Hz.
+        range_db: span of the colour scale below the loudest point of both ears, dB.
+
+    Raises:
+        ValueError: the waveform must have two finite ears, the numbers must be in range, the path must end in .png.
+        FileNotFoundError: the folder is absent.
+
+    Paper Fig. 5.
+    """
+    from matplotlib.figure import Figure
+
+    _check_png(path)
+    if waveform.ndim != 2 or len(waveform) != 2 or waveform.shape[-1] < 1 or not bool(torch.isfinite(waveform).all()):
+        raise ValueError(
+            f"waveform must be finite with shape (2, S), got {tuple(waveform.shape)}; give the left and the right ear"
+        )
+    if scale not in ("linear", "log"):
+        raise ValueError(f'scale must be "linear" or "log", got {scale!r}; choose one')
+    if not 0.0 < range_db < math.inf or sample_rate < 1000:
+        raise ValueError(
+            f"range_db must be positive and sample_rate at least 1000 Hz, got {range_db} and {sample_rate}; "
+            "80 dB are usual"
+        )
+    decibels, extent = _decibels(waveform, sample_rate, range_db)
+    figure = Figure(figsize=(7.2, 5.2), dpi=_DPI, layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True)
+    for axis, ear, name in ((axes[0], LEFT, "left ear"), (axes[1], RIGHT, "right ear")):
+        mesh = axis.imshow(
+            decibels[ear].T.numpy(),
+            origin="lower",
+            aspect="auto",
+            interpolation="nearest",
+            cmap="magma",
+            vmin=-range_db,
+            vmax=0.0,
+            extent=extent,
+        )
+        axis.set_xlim(0.0, waveform.shape[-1] / sample_rate)
+        if scale == "log":
+            axis.set_yscale("log")
+            axis.set_yticks([tick for tick in _LOG_TICKS_KHZ if tick <= sample_rate / 2000.0], minor=False)
+            axis.set_yticks([], minor=True)
+            axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_ylim(_LOG_TICKS_KHZ[0] if scale == "log" else 0.0, sample_rate / 2000.0)
+        axis.set_facecolor("black")
+        axis.set_ylabel(f"{name}\nfrequency (kHz)")
+    axes[1].set_xlabel("time (s)")
+    figure.colorbar(mesh, ax=list(axes), label="level (dB re loudest point of both ears)", pad=0.02)
+    if title:
+        figure.suptitle(_heading(title), fontsize=11)
+    if azimuth_deg is not None:
+        _inset_dial(axes[0], check_azimuth_deg(azimuth_deg))
+    _write(figure, path)
+
+
+def direction_figure(
+    probabilities: Sequence[float] | Tensor,
+    path: str | os.PathLike[str],
+    *,
+    asked_deg: float | None = None,
+    heard_deg: float | None = None,
+    title: str = "",
+) -> None:
+    """Draw a direction dial seen from above: front is up, left is left, one bar per sector.
+
+    Args:
+        probabilities: (I,) probability of each sector, sector 0 in front, counter-clockwise.
+        path: PNG file to write; its folder must exist.
+        asked_deg: direction that was asked for, degrees; a dashed line.
+        heard_deg: direction that was heard, degrees; a solid line.
+        title: line above the dial, shown as it is.
+
+    Raises:
+        ValueError: there must be two or more probabilities in [0, 1]; directions must be in [0, 360).
+        FileNotFoundError: the folder is absent.
+
+    Paper section IV.
+    """
+    from matplotlib.figure import Figure
+
+    _check_png(path)
+    values = torch.as_tensor(probabilities, dtype=torch.float64).cpu()
+    if values.ndim != 1 or len(values) < 2 or not bool(((values >= 0) & (values <= 1 + 1e-6)).all()):
+        raise ValueError(f"probabilities must be two or more in [0, 1], got {values.tolist()!r:.80}; pass one clip's")
+    figure = Figure(figsize=(3.6, 3.8), dpi=_DPI, layout="constrained")
+    axis: Any = figure.add_subplot(projection="polar")
+    _orient(axis)
+    centres = [math.radians(class_azimuth_deg(index, len(values))) for index in range(len(values))]
+    axis.bar(centres, values.tolist(), width=0.9 * 2 * math.pi / len(values), color="tab:blue", alpha=0.7)
+    axis.set_ylim(0.0, 1.0)
+    axis.set_yticks([0.5, 1.0], ["0.5", "1"], fontsize=7, color="0.4")
+    axis.set_rlabel_position(15)
+    axis.set_xticks(
+        [math.radians(azimuth) for azimuth in range(0, 360, 30)],
+        [{0: "front", 90: "left", 180: "back", 270: "right"}.get(a, f"{a}°") for a in range(0, 360, 30)],
+        fontsize=8,
+    )
+    for name, azimuth_deg, style in (("asked", asked_deg, "--"), ("heard", heard_deg, "-")):
+        if azimuth_deg is not None:
+            angle = math.radians(check_azimuth_deg(azimuth_deg))
+            label = f"{name} {azimuth_deg:.0f}°"
+            axis.plot([angle, angle], [0, 1], style, color="tab:red" if style == "-" else "black", label=label)
+    if asked_deg is not None or heard_deg is not None:
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    if title:
+        figure.suptitle(_heading(title, 40), fontsize=10)
+    _write(figure, path)
+
+
+def curves_figure(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    path: str | os.PathLike[str],
+    *,
+    y_label: str,
+    x_label: str = "step",
+    log_y: bool = False,
+    title: str = "",
+) -> None:
+    """Draw named curves, such as the losses of a run.
+
+    Args:
+        curves: points (x, y) of each curve, in the order of x; a value that is not finite leaves a gap.
+        path: PNG file to write; its folder must exist.
+        y_label: quantity and unit of the vertical axis.
+        x_label: quantity and unit of the horizontal axis.
+        log_y: draw the vertical axis logarithmically; every value must then be positive.
+        title: line above the figure, shown as it is.
+
+    Raises:
+        ValueError: there must be a curve, each with a point, and positive values on a logarithmic axis.
+        FileNotFoundError: the folder is absent.
+    """
+    from matplotlib.figure import Figure
+
+    _check_png(path)
+    if not curves or not all(curves.values()):
+        empty = [name for name, points in curves.items() if not points]
+        raise ValueError(
+            f"curves must hold at least one curve with points, got {empty or 'none'}; leave empty ones out"
+        )
+    lowest = min((y for points in curves.values() for _, y in points if math.isfinite(y)), default=1.0)
+    if log_y and lowest <= 0:
+        raise ValueError(f"curves must be positive on a logarithmic axis, got {lowest}; use log_y=False")
+    figure = Figure(figsize=(7.2, 4.0), dpi=_DPI, layout="constrained")
+    axis = figure.subplots()
+    for name, points in curves.items():
+        steps, values = zip(*points, strict=True)
+        axis.plot(steps, values, marker="." if len(points) < 30 else "", linewidth=1.2, label=_plain(name))
+    if log_y:
+        axis.set_yscale("log")
+    axis.set_xlabel(_plain(x_label))
+    axis.set_ylabel(_plain(y_label))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    if title:
+        figure.suptitle(_heading(title), fontsize=11)
+    _write(figure, path)
+
+
+def _decibels(waveform: Tensor, sample_rate: int, range_db: float) -> tuple[Tensor, tuple[float, float, float, float]]:
+    """Return levels (2, T, F), dB, 0 at the loudest point of both ears, and their edges: s, s, kHz, kHz."""
+    n_fft = max(2 * round(_WINDOW_S * sample_rate / 2), 16)
+    config = StftConfig(n_fft=n_fft, win_length=n_fft, hop_length=n_fft // 4)
+    samples = waveform.detach().cpu().double()
+    padded = functional.pad(samples, (0, max(0, n_fft - samples.shape[-1])))
+    power = stft(padded, config).abs().square()
+    hop_s, bin_khz = config.hop_length / sample_rate, sample_rate / n_fft / 1000.0
+    extent = (-0.5 * hop_s, (power.shape[1] - 0.5) * hop_s, 0.5 * bin_khz, (config.num_bins + 0.5) * bin_khz)
+    if power.shape[1] > MAX_COLUMNS:
+        power = functional.adaptive_avg_pool1d(power.transpose(1, 2), MAX_COLUMNS).transpose(1, 2)
+    loudest = float(power.max())
+    floor = 10.0 ** (-range_db / 10.0)
+    relative = (power / loudest).clamp(min=floor) if loudest > 0.0 else torch.full_like(power, floor)
+    return 10.0 * relative.log10(), extent
+
+
+def _orient(axis: PolarAxes) -> None:
+    """Turn a polar axis so that 0 degrees is up and azimuth grows to the left."""
+    axis.set_theta_zero_location("N")
+    axis.set_theta_direction(1)
+
+
+def _inset_dial(parent: Any, azimuth_deg: float) -> None:
+    """Put a small dial with one needle into the upper right corner of an axis."""
+    box = parent.inset_axes((0.845, 0.47, 0.15, 0.51))
+    box.set_xticks([])
+    box.set_yticks([])
+    box.patch.set_alpha(0.9)
+    dial = box.inset_axes((0.2, 0.2, 0.6, 0.6), projection="polar")
+    _orient(dial)
+    angle = math.radians(azimuth_deg)
+    dial.plot([angle, angle], [0.0, 1.0], color="tab:red", linewidth=2)
+    dial.plot([angle], [1.0], marker="o", color="tab:red", markersize=4)
+    dial.set_ylim(0.0, 1.15)
+    dial.set_yticks([])
+    dial.set_xticks([0.0, math.pi / 2, math.pi, 3 * math.pi / 2], ["F", "L", "B", "R"], fontsize=7)
+    dial.tick_params(pad=-4)
+
+
+def _plain(text: str) -> str:
+    """Keep text as it is: no dollar sign starts a formula."""
+    return text.replace("$", r"\$")
+
+
+def _heading(text: str, width: int = 80) -> str:
+    """Break a long title into at most three lines."""
+    return textwrap.fill(_plain(textwrap.shorten(text, 3 * width - 10, placeholder=" …")), width)
+
+
+def _check_png(path: str | os.PathLike[str]) -> None:
+    if not os.fspath(path).lower().endswith(".png"):
+        raise ValueError(f"path must end in .png, got {os.fspath(path)!r}; figures are PNG files")
+
+
+def _write(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write without the time or the program's version, so that the same figure gives the same bytes."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -1,0 +1,181 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dualspec.config import override
+from dualspec.data.datasets import load_clips
+from dualspec.pipeline import DualSpecPipeline, assemble
+from dualspec.recipes import ROOMS, VAE_ROOMS, Recipe, get_recipe
+from dualspec.training.loop import RunState, Trainer
+from dualspec.training.processes import Processes
+from dualspec.training.run import build_task, train
+from dualspec.training.task import BinauralSource, RenderConfig, StepRandom
+from dualspec.training.weights import read_notes, read_state
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = VAE_ROOMS
+
+
+def run(recipe: Recipe, folder: Path, corpus: Path, head, vaes=None, **options) -> RunState:
+    def make_task(processes):
+        return build_task(
+            recipe.task,
+            corpus,
+            head,
+            device=processes.device,
+            num_bank_samples=recipe.num_bank_samples,
+            vae_folders=vaes or {},
+        )
+
+    return train(recipe.task, recipe.loop, folder, make_task=make_task, processes=Processes(), **options)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, corpus, head) -> dict[str, Path]:
+    """Every tiny recipe, trained for its 20 steps; weights folders by room."""
+    runs = tmp_path_factory.mktemp("runs")
+    folders: dict[str, Path] = {}
+    for room in ROOMS:
+        state = run(
+            get_recipe(f"tiny/{room}"), runs / room, corpus, head, {p: folders[p] for p in PARTS if p in folders}
+        )
+        assert state.step == 20
+        folders[room] = runs / room / "weights"
+    return folders
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_tiny_recipe_trains_and_exports(trained, room):
+    assert read_notes(trained[room])["steps"] == 20
+    assert all(torch.isfinite(value).all() for value in read_state(trained[room]).values())
+
+
+@pytest.mark.parametrize("room", VAE_ROOMS)
+def test_vae_adversary_took_part_after_its_warm_up(trained, room):
+    entries = [json.loads(line) for line in (trained[room].parent / "log.jsonl").read_text().splitlines()]
+    steps = {entry["step"]: entry for entry in entries if entry["split"] == "train"}
+    assert "discriminator_loss" not in steps[10]
+    assert "discriminator_loss" in steps[15]
+
+
+@pytest.mark.parametrize("variant", ["mel_base", "stft_base", "dualspec", "dualspec_d", "dualspec_p"])
+def test_every_variant_generates_two_ears_from_words(trained, tmp_path, variant):
+    config = get_recipe(f"tiny/{variant}").task.variant
+    sources = {"denoiser": trained[variant], **{part: trained[part] for part in config.parts}}
+    if variant not in ("stft_base", "dualspec_d"):
+        sources["vocoder"] = trained["vocoder"]
+    assemble(tmp_path / "model", sources)
+    pipeline = DualSpecPipeline.from_pretrained(tmp_path / "model")
+    output = pipeline("EVENT: Hum & LOCATION: DOA 90", num_inference_steps=3, num_waveforms_per_prompt=2, seed=5)
+    assert output.audios.shape == (2, 2, 10_240)
+    assert torch.isfinite(output.audios).all()
+    assert output.audios.abs().max() <= 1.0
+    assert output.seeds == [5, 6]
+    again = pipeline("EVENT: Hum & LOCATION: DOA 90", num_inference_steps=3, seed=6)
+    assert torch.allclose(again.audios[0], output.audios[1], atol=1e-3)
+    pipeline.save_pretrained(tmp_path / "copy")
+    copied = DualSpecPipeline.from_pretrained(tmp_path / "copy")(
+        "EVENT: Hum & LOCATION: DOA 90", num_inference_steps=3, seed=6
+    )
+    assert torch.equal(copied.audios, again.audios)
+
+
+def test_mini_recipes_take_a_step(corpus, head, tmp_path):
+    """The embedded model's own networks, narrowed: two frame-wise VAEs and the transformer."""
+    narrow = [
+        "task.vae.autoencoder.width=16",
+        "task.vae.autoencoder.frame_width=8",
+        "loop.max_steps=2",
+        "loop.batch_size=2",
+    ]
+    vaes = {}
+    for part in ("mel_vae", "stft_vae"):
+        recipe = override(get_recipe(f"mini/{part}"), narrow)
+        run(recipe, tmp_path / part, corpus, head)
+        vaes[part] = tmp_path / part / "weights"
+    recipe = override(
+        get_recipe("mini/dualspec"),
+        ["task.variant.denoiser.width=20", "task.variant.denoiser.num_layers=1", "task.variant.denoiser.num_heads=2",
+         "task.variant.denoiser.cross_attention_dim=12", "task.variant.text_encoder.kind=hash", "task.variant.text_encoder.width=12",
+         "loop.max_steps=2", "loop.batch_size=2"],
+    )  # fmt: skip
+    assert run(recipe, tmp_path / "dualspec", corpus, head, vaes).step == 2
+
+
+def test_training_resumes_bit_for_bit(corpus, head, tmp_path):
+    recipe = get_recipe("tiny/mel_vae")
+    run(recipe, tmp_path / "whole", corpus, head)
+    task = build_task(recipe.task, corpus, head, device="cpu", num_bank_samples=10_240, vae_folders={})
+    (tmp_path / "cut").mkdir()
+    torch.manual_seed(recipe.loop.seed)
+    task = build_task(recipe.task, corpus, head, device="cpu", num_bank_samples=10_240, vae_folders={})
+    trainer = Trainer(task, recipe.loop, tmp_path / "cut", Processes())
+    trainer._should_stop = lambda: trainer.state.step >= 13
+    trainer.run()
+    run(recipe, tmp_path / "cut", corpus, head, resume=True)
+    whole, cut = (read_state(tmp_path / name / "weights") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_warm_start_takes_exported_weights(trained, corpus, head, tmp_path):
+    recipe = get_recipe("tiny/mel_vae")
+    recipe = replace(recipe, loop=replace(recipe.loop, max_steps=1, warmup_steps=10_000, ema_decay=0.0))
+    run(recipe, tmp_path / "warm", corpus, head, init=trained["mel_vae"])
+    before, after = read_state(trained["mel_vae"]), read_state(tmp_path / "warm" / "weights")
+    moved = max((before[name] - after[name]).abs().max() for name in before if name.startswith("autoencoder"))
+    assert moved < 1e-4
+
+
+def test_run_folder_is_never_overwritten(trained, corpus, head):
+    with pytest.raises(ValueError, match="which holds a run"):
+        run(get_recipe("tiny/mel_vae"), trained["mel_vae"].parent, corpus, head)
+    other = override(get_recipe("tiny/mel_vae"), ["task.optimizer.lr=0.5"])
+    with pytest.raises(ValueError, match="got other settings"):
+        run(other, trained["mel_vae"].parent, corpus, head, resume=True)
+
+
+def test_missing_vae_is_named(corpus, head, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights of mel_vae"):
+        run(get_recipe("tiny/dualspec"), tmp_path / "run", corpus, head)
+
+
+def test_draws_do_not_depend_on_the_number_of_processes(corpus, head):
+    source = BinauralSource(
+        load_clips(corpus, "train", num_samples=10_240), head, RenderConfig(num_samples=16_000, random_crop=True)
+    )
+    indices = torch.arange(6)
+    whole, directions = source.draw(indices, StepRandom(0, 3, slice(0, 6), 6))
+    for rows in (slice(0, 3), slice(3, 6)):
+        part, part_directions = source.draw(indices[rows], StepRandom(0, 3, rows, 6))
+        assert torch.equal(directions[rows], part_directions)
+        assert torch.allclose(whole[rows], part, atol=1e-6)
+
+
+@pytest.mark.parametrize("room", ["mel_vae"])
+def test_two_processes_equal_one(corpus, tmp_path, room):
+    """Two gloo processes, half a batch each: the losses of one process (1e-4)."""
+    for name, launcher in (
+        ("one", [sys.executable]),
+        ("two", [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]),
+    ):
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+        script = [str(Path(__file__).with_name("run_tiny.py")), f"tiny/{room}", str(corpus), str(tmp_path / name)]
+        done = subprocess.run(
+            [*launcher, *script], env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    pairs = [(a, b) for a, b in zip(*logs, strict=True) if a["split"] == "train"]
+    loss = f"{'vae' if room == 'mel_vae' else room}_loss"
+    assert len(pairs) >= 3
+    for one, two in pairs[:2]:
+        assert two[loss] == pytest.approx(one[loss], rel=1e-4)
