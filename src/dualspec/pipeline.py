@@ -146,15 +146,15 @@ class DualSpecPipeline:
         Raises:
             ValueError: an argument is out of its range.
         """
-        prompts = [
-            text for text in ([prompt] if isinstance(prompt, str) else prompt) for _ in range(num_waveforms_per_prompt)
-        ]
+        if num_waveforms_per_prompt < 1:
+            raise ValueError(f"num_waveforms_per_prompt must be at least 1, got {num_waveforms_per_prompt}; say 1")
+        asked = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not asked or not all(text.strip() for text in asked):
+            raise ValueError("prompt must be words, got an empty text; say what is heard and where")
+        prompts = [text for text in asked for _ in range(num_waveforms_per_prompt)]
         seeds = _seeds(seed, num_waveforms_per_prompt, len(prompts))
         num_samples = self.num_samples(audio_length_in_s)
         sampling = self.sampling_config(num_inference_steps, guidance_scale, sampler)
-        for text in prompts:
-            if not text.strip():
-                raise ValueError("prompt must be words, got an empty text; say what is heard and where")
         clips = []
         for start in range(0, len(prompts), batch_size):
             rows = slice(start, start + batch_size)

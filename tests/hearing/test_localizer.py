@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dualspec.audio.azimuth import circular_error_deg, mirror_front_back_deg, sector_grid_deg
+from dualspec.audio.azimuth import circular_error_deg, sector_grid_deg
 from dualspec.audio.binaural import render
 from dualspec.audio.hrir import spherical_head
 from dualspec.config import from_dict, to_dict
@@ -193,7 +193,5 @@ def test_it_learns_where_noise_is_from_a_computed_head() -> None:
         loss.backward()
         optimizer.step()
     found = localizer.eval().predict(render(noise(99, 48, 4096), hrirs.repeat(4, 1, 1)), RATE).azimuth_deg
-    truth = grid.repeat(4)
-    # A sphere hardly tells front from back, so a mirrored answer counts as right.
-    error = torch.minimum(circular_error_deg(truth, found), circular_error_deg(truth, mirror_front_back_deg(found)))
-    assert float((error < 1).double().mean()) > 0.9
+    # Chance is one in twelve. The computed head's ears sit behind its centre, so even front and back differ.
+    assert float((circular_error_deg(grid.repeat(4), found) < 1).double().mean()) > 0.8

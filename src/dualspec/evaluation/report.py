@@ -139,7 +139,7 @@ def _localized(
 def markdown_table(rows: list[dict[str, Any]] | list[DirectionRow]) -> str:
     """Write the rows of a direction table as Markdown: mean cues per azimuth beside the target's."""
     lines = [
-        "| azimuth | clips | ITD µs | target | ILD dB | target | coherence | median ITD error µs | median ILD error dB |",
+        "| azimuth | clips | ITD µs | target | ILD dB | target | coherence | ITD error µs | ILD error dB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
