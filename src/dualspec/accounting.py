@@ -1,6 +1,9 @@
 """What a recipe builds, without building it: shapes at every door, and parameters counted on the meta device."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,6 +47,12 @@ class Account:
         return sum(self.parameters.values())
 
 
+@cache
+def _size(build: Callable[[Any], nn.Module], config: Any) -> int:
+    """Count what `build` makes of a config, once per process."""
+    return count_parameters(build(config))
+
+
 def count_parameters(module: nn.Module) -> int:
     """Return the number of parameters, each once; trained or frozen, on any device."""
     return sum(parameter.numel() for parameter in module.parameters())
@@ -82,8 +91,8 @@ def _vae_account(task: VaeTaskConfig) -> Account:
     weighs = bool(task.loss.adversarial_weight)
     return Account(
         doors={"waveform (ear, sample)": (2, num_samples), **_vae_doors("", vae, num_samples)},
-        parameters={"vae": count_parameters(SpectrogramVae(vae))},
-        training_only={"discriminator": count_parameters(PatchDiscriminator(adversary))} if weighs else {},
+        parameters={"vae": _size(SpectrogramVae, vae)},
+        training_only={"discriminator": _size(PatchDiscriminator, adversary)} if weighs else {},
     )
 
 
@@ -105,8 +114,8 @@ def _vocoder_account(task: VocoderTaskConfig) -> Account:
             "log-mel (frame, band)": (num_frames, config.mel.n_mels),
             "vocoded (sample)": (config.num_samples(num_frames),),
         },
-        parameters={"vocoder": count_parameters(build_vocoder(config))},
-        training_only={"adversaries": count_parameters(Adversaries(task))} if task.adversarial_weight else {},
+        parameters={"vocoder": _size(build_vocoder, config)},
+        training_only={"adversaries": _size(Adversaries, task)} if task.adversarial_weight else {},
     )
 
 
@@ -120,7 +129,7 @@ def _localizer_account(task: LocalizerTaskConfig) -> Account:
             "phase branch (channel, frame, bin)": (config.num_phase_channels, frames, config.stft.num_bins),
             "scores (sector)": (config.num_sectors,),
         },
-        parameters={"localizer": count_parameters(Localizer(config))},
+        parameters={"localizer": _size(Localizer, config)},
         training_only={},
     )
 
@@ -138,16 +147,16 @@ def _variant_account(recipe: Recipe, task: DiffusionTaskConfig) -> Account:
     doors["packed latents (channel, frame, row)"] = pairing.packed_shape
     for part, vae in vaes.items():
         doors |= _vae_doors(part, vae, config.num_samples)
-    parameters = {"denoiser": count_parameters(build_denoiser(config.denoiser))}
+    parameters = {"denoiser": _size(build_denoiser, config.denoiser)}
     encoder = _text_encoder_parameters(config.text_encoder)
     if encoder is not None:
         parameters["text encoder (frozen)"] = encoder
-    parameters |= {part: count_parameters(SpectrogramVae(vae)) for part, vae in vaes.items()}
+    parameters |= {part: _size(SpectrogramVae, vae) for part, vae in vaes.items()}
     if needs_vocoder(config, vaes):
         vocoder = _vocoder_of(recipe)
         frames = vocoder.mel.num_frames(config.num_samples)
         doors["vocoder's log-mel (frame, band)"] = (frames, vocoder.mel.n_mels)
-        parameters["vocoder"] = count_parameters(build_vocoder(vocoder))
+        parameters["vocoder"] = _size(build_vocoder, vocoder)
     doors["waveform (ear, sample)"] = (2, config.num_samples)
     uncounted = ("text encoder",) if encoder is None else ()
     return Account(doors=doors, parameters=parameters, training_only={}, uncounted=uncounted)
@@ -166,9 +175,7 @@ def _text_encoder_parameters(config: TextEncoderConfig) -> int | None:
     if config.kind == "hash":
         return 0
     if config.kind == "t5" and config.name_or_path in T5_LARGE_NAMES:
-        from transformers import T5EncoderModel
-
-        return count_parameters(T5EncoderModel(t5_large_encoder_config()))
+        return _size(_t5_large, None)
     if config.kind == "minilm" and not config.name_or_path:
         from transformers import BertConfig, BertModel
 
@@ -177,3 +184,9 @@ def _text_encoder_parameters(config: TextEncoderConfig) -> int | None:
         )
         return count_parameters(BertModel(sizes, add_pooling_layer=False))
     return None
+
+
+def _t5_large(_: None) -> nn.Module:
+    from transformers import T5EncoderModel
+
+    return T5EncoderModel(t5_large_encoder_config())

@@ -19,6 +19,8 @@ from dualspec.config import write_text_atomic
 from dualspec.diffusion.denoiser import build_denoiser
 from dualspec.diffusion.sampler import SamplingConfig, initial_noise, sample
 from dualspec.diffusion.variant import VariantConfig
+from dualspec.features.mel import MelConfig
+from dualspec.features.stft import StftConfig
 from dualspec.latents.pairing import LatentPairing
 from dualspec.latents.vae import Spectra, SpectrogramVae, VaeConfig
 from dualspec.synthesis.reconstruct import reconstruct
@@ -196,8 +198,8 @@ class DualSpecPipeline:
         return self._reconstruct(spectra, vae_configs)
 
     def _reconstruct(self, spectra: Spectra, vae_configs: list[VaeConfig]) -> Tensor:
-        mel = next((config.mel for config in vae_configs if config.mel is not None), None)
-        stft = next((config.stft for config in vae_configs if config.stft is not None), None)
+        mel = next((config.mel for config in vae_configs if config.mel is not None), MelConfig())
+        stft = next((config.stft for config in vae_configs if config.stft is not None), StftConfig())
         return reconstruct(
             self.config.variant,
             log_mel=spectra.log_mel,
@@ -227,7 +229,11 @@ class DualSpecPipeline:
         Raises:
             ValueError: a setting is out of its range.
         """
-        changes = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "sampler": sampler}
+        changes: dict[str, Any] = {
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "sampler": sampler,
+        }
         return replace(self.config.sampling, **{key: value for key, value in changes.items() if value is not None})
 
     def num_samples(self, audio_length_in_s: float | None) -> int:

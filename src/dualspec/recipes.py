@@ -170,7 +170,7 @@ def _mini(room: str, layout: Layout, name: str) -> Recipe:
     """The embedded bundle: one 80 × 16 latent grid, frame-wise VAEs, a one-dimensional transformer."""
     if room in VAE_ROOMS:
         optimizer = OptimizerConfig(lr=1e-3)
-        task = VaeTaskConfig(
+        task: TaskConfig = VaeTaskConfig(
             vae=_mini_vae(room),
             render=RenderConfig(num_samples=20_480, random_crop=True),
             loss=VaeLossConfig(
@@ -193,15 +193,12 @@ def _mini(room: str, layout: Layout, name: str) -> Recipe:
             resblock_kernels=(3, 7),
             resblock_dilations=((1, 3), (1, 3)),
         )
-        small = {
-            "periods": PeriodDiscriminatorConfig(base_channels=8),
-            "resolutions": ResolutionDiscriminatorConfig(base_channels=8),
-        }
-        return Recipe(
-            name=name,
-            task=VocoderTaskConfig(vocoder=vocoder, **small),
-            loop=LoopConfig(max_steps=40_000, batch_size=16),
+        task = VocoderTaskConfig(
+            vocoder=vocoder,
+            periods=PeriodDiscriminatorConfig(base_channels=8),
+            resolutions=ResolutionDiscriminatorConfig(base_channels=8),
         )
+        return Recipe(name=name, task=task, loop=LoopConfig(max_steps=40_000, batch_size=16))
     if room == "localizer":
         return _localizer(name, LocalizerConfig(), LoopConfig(max_steps=3_000, batch_size=32, validate_every=250))
     variant: VariantName = room  # type: ignore[assignment]
@@ -213,8 +210,8 @@ def _mini(room: str, layout: Layout, name: str) -> Recipe:
         pairing=pairing,
         schedule=NoiseScheduleConfig(prediction_type="v_prediction", zero_terminal_snr=True),
         sampling=SamplingConfig(sampler="dpmpp", num_inference_steps=25),
-        merge_mode="phase_delta" if len(VARIANT_PARTS[variant]) == 2 or variant == "dualspec_d" else "paper",
-        mid_phase="griffin_lim" if variant == "dualspec_d" else "vocoder",
+        merge_mode="paper" if variant in ("mel_base", "stft_base") else "phase_delta",
+        mid_phase="griffin_lim",
     )
     task = DiffusionTaskConfig(
         variant=config, optimizer=OptimizerConfig(lr=5e-4, weight_decay=1e-2, betas=(0.9, 0.98)), sample_posterior=False
@@ -225,26 +222,24 @@ def _mini(room: str, layout: Layout, name: str) -> Recipe:
 
 
 def _mini_vae(room: str) -> VaeConfig:
-    stft, mel = StftConfig(), _SHARED_MEL
-    common = {
-        "representation": "interaural",
-        "log_floor": 1e-3,
-        "log_mean": -4.0,
-        "log_std": 2.5,
-        "complex_scale": 2.0,
-        "latent_scaling": "per_feature",
-    }
-    if room == "stft_vae":
-        network = FrameAutoencoderConfig(in_channels=6, num_bins=256)
-        return VaeConfig(feature="stft", stft=stft, autoencoder=network, **common)
-    if room == "dual_vae":
-        network = FrameAutoencoderConfig(in_channels=8, num_bins=256)
-        return VaeConfig(feature="dual", stft=stft, mel=mel, autoencoder=network, **common)
+    if room in ("stft_vae", "dual_vae"):
+        return VaeConfig(
+            feature="stft" if room == "stft_vae" else "dual",
+            stft=StftConfig(),
+            mel=None if room == "stft_vae" else _SHARED_MEL,
+            autoencoder=FrameAutoencoderConfig(in_channels=6 if room == "stft_vae" else 8, num_bins=256),
+            representation="interaural",
+            log_floor=1e-3,
+            log_mean=-4.0,
+            log_std=2.5,
+            complex_scale=2.0,
+            latent_scaling="per_feature",
+        )
     channels = 2 if room == "mel_vae" else 1
     network = FrameAutoencoderConfig(in_channels=channels, num_bins=64)
     return VaeConfig(
         feature="mel" if channels == 2 else "mel_mono",
-        mel=mel,
+        mel=_SHARED_MEL,
         autoencoder=network,
         log_mean=-5.0,
         log_std=2.8,

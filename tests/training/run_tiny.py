@@ -1,4 +1,4 @@
-"""Train a tiny recipe in this process, or in one of several that torchrun started. Arguments: recipe, corpus, folder."""
+"""Train a tiny recipe in this process, or in one that torchrun started. Arguments: recipe, corpus, folder."""
 
 import sys
 from pathlib import Path

@@ -101,10 +101,17 @@ def test_mini_recipes_take_a_step(corpus, head, tmp_path):
         vaes[part] = tmp_path / part / "weights"
     recipe = override(
         get_recipe("mini/dualspec"),
-        ["task.variant.denoiser.width=20", "task.variant.denoiser.num_layers=1", "task.variant.denoiser.num_heads=2",
-         "task.variant.denoiser.cross_attention_dim=12", "task.variant.text_encoder.kind=hash", "task.variant.text_encoder.width=12",
-         "loop.max_steps=2", "loop.batch_size=2"],
-    )  # fmt: skip
+        [
+            "task.variant.denoiser.width=20",
+            "task.variant.denoiser.num_layers=1",
+            "task.variant.denoiser.num_heads=2",
+            "task.variant.denoiser.cross_attention_dim=12",
+            "task.variant.text_encoder.kind=hash",
+            "task.variant.text_encoder.width=12",
+            "loop.max_steps=2",
+            "loop.batch_size=2",
+        ],
+    )
     assert run(recipe, tmp_path / "dualspec", corpus, head, vaes).step == 2
 
 

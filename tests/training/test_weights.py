@@ -63,7 +63,7 @@ def test_damaged_files_are_refused(folder, damage):
     data = bytearray(path.read_bytes())
     if damage == "missing":
         path.unlink()
-        with pytest.raises(FileNotFoundError, match="model.safetensors is missing"):
+        with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing"):
             read_state(folder)
         return
     if damage == "flip":
@@ -84,7 +84,7 @@ def test_weights_of_another_kind_or_shape_are_refused_by_name(folder):
         load_strictly(vae, missing, folder)
     with pytest.raises(ValueError, match="unknown stranger"):
         load_strictly(vae, state | {"stranger": torch.zeros(1)}, folder)
-    with pytest.raises(ValueError, match="is .*, not"):
+    with pytest.raises(ValueError, match=r"is .*, not"):
         load_strictly(vae, state | {first: torch.zeros(7)}, folder)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -26,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_VERBS = {
+_VERBS: dict[Callable[..., None], str] = {
     generate: "Words to two-ear sound.",
     spatialize: "A recording into a direction, through a head.",
     show: "What a recipe is: settings, shapes, sizes.",

@@ -116,14 +116,15 @@ class DiffusionTransformer(nn.Module):
         self.text_queries = nn.Parameter(torch.randn(4, width) / math.sqrt(width))
         self.text_pool = Attention(width, width, config.num_heads)
         self.pooled_mlp = nn.Sequential(nn.Linear(4 * width, width), nn.SiLU(), nn.Linear(width, width))
-        self.condition = nn.Sequential(nn.SiLU(), nn.Linear(width, 8 * width))
+        to_condition = nn.Linear(width, 8 * width)
+        self.condition = nn.Sequential(nn.SiLU(), to_condition)
         self.blocks = nn.ModuleList(DitBlock(config) for _ in range(config.num_layers))
         self.norm_out = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation_out = nn.Linear(width, 2 * width)
         self.project_out = nn.Linear(width, features)
         nn.init.zeros_(self.project_out.weight)
         nn.init.zeros_(self.project_out.bias)
-        nn.init.normal_(self.condition[1].weight, std=0.02)
+        nn.init.normal_(to_condition.weight, std=0.02)
 
     def forward(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor, prompt_mask: Tensor) -> Tensor:
         """Return the prediction (B, C, T, F) for latents (B, C, T, F), timesteps (B,), text (B, L, D), mask (B, L)."""

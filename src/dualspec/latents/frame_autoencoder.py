@@ -5,7 +5,7 @@ frame-wise network knows which row is which frequency, so a frequency-dependent 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -113,4 +113,5 @@ class FrameAutoencoder(nn.Module):
 
     def last_layer(self) -> nn.Parameter:
         """Return the decoder's last weight, whose gradient norm balances the adversarial loss."""
-        return self.to_channels[1].weight
+        last: Any = self.to_channels[1]
+        return last.weight

@@ -6,7 +6,7 @@ Axes are (batch, channel, time, frequency) everywhere; channel 0 is the left ear
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +70,8 @@ class VaeConfig:
         needs_mel, needs_stft = self.feature != "stft", self.feature in ("stft", "dual")
         if needs_mel != (self.mel is not None) or needs_stft != (self.stft is not None):
             raise ValueError(
-                f"mel and stft settings must match the feature, got feature={self.feature!r}, "
-                f"mel={'set' if self.mel else None}, stft={'set' if self.stft else None}; set just what the feature reads"
+                f"mel and stft settings must match the feature, got feature={self.feature!r}, mel={bool(self.mel)}, "
+                f"stft={bool(self.stft)}; set just what the feature reads"
             )
         if self.num_channels != self.autoencoder.in_channels:
             raise ValueError(
@@ -201,7 +201,7 @@ class SpectrogramVae(nn.Module):
         """Build the network; the latent scale is 1 until `set_latent_scale` measures it."""
         super().__init__()
         self.config = config
-        self.autoencoder = build_autoencoder(config.autoencoder)
+        self.autoencoder: Any = build_autoencoder(config.autoencoder)
         shape = (1, 1, 1, 1)
         if config.latent_scaling == "per_feature":
             if not isinstance(config.autoencoder, FrameAutoencoderConfig):

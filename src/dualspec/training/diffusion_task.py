@@ -19,6 +19,7 @@ from dualspec.diffusion.variant import VariantConfig
 from dualspec.latents.pairing import LatentPairing
 from dualspec.latents.vae import SpectrogramVae
 from dualspec.text.encoder import TextEncoder
+from dualspec.text.lexicon import Lexicon
 from dualspec.text.prompts import draw_location_style, prompt_for
 from dualspec.training.task import (
     Batch,
@@ -45,7 +46,7 @@ class DiffusionTaskConfig:
     )
     snr_gamma: float | None = 5.0  # γ of the min-SNR weights; None: no weights (decision 14)
     prompt_dropout: float = 0.1  # share of prompts replaced by the empty text (decision 15)
-    lexicon: str = "distinct"  # synonyms of the general descriptor
+    lexicon: Lexicon = "distinct"  # synonyms of the general descriptor
     sample_posterior: bool = True  # train on draws from the VAE's posterior, else on its mean
     max_cached_prompts: int = 60_000  # encoded prompts kept in memory
 
@@ -81,6 +82,8 @@ class PromptCache:
 
 class DenoiserPhase(Phase):
     """The weighted squared error of the denoiser. Equation (11)."""
+
+    alpha_bars: Tensor
 
     def __init__(self, config: DiffusionTaskConfig, pairing: LatentPairing) -> None:
         """Build the denoiser and its noise schedule."""

@@ -56,7 +56,7 @@ class RunState:
     bad_steps: int = 0
     bad_steps_in_a_row: int = 0
     stop_signal: int | None = None
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Trainer:
@@ -87,8 +87,8 @@ class Trainer:
         share = config.batch_size / processes.world_size / config.accumulate
         if share != int(share) or share < 1:
             raise ValueError(
-                f"batch_size must be a multiple of processes × accumulate = {processes.world_size * config.accumulate}, "
-                f"got {config.batch_size}"
+                "batch_size must be a multiple of processes × accumulate = "
+                f"{processes.world_size * config.accumulate}, got {config.batch_size}"
             )
         self.micro_batch = int(share)
         self.optimizers = {name: _optimizer(phase) for name, phase in task.phases.items()}
@@ -101,7 +101,7 @@ class Trainer:
         self.writer: Any = None
 
     def _wrap(self, phase: Phase) -> nn.Module:
-        module: nn.Module = torch.compile(phase) if self.config.compile else phase
+        module: Any = torch.compile(phase) if self.config.compile else phase
         if self.processes.world_size > 1:
             module = DistributedDataParallel(module, broadcast_buffers=False)
         return module
@@ -254,7 +254,8 @@ class Trainer:
         self.report(f"warning: step {self.state.step} has a non-finite loss or gradient and is skipped")
         if self.state.bad_steps_in_a_row > self.config.max_bad_steps:
             raise ValueError(
-                f"losses must be finite, got {self.state.bad_steps_in_a_row} bad steps in a row at step {self.state.step}; "
+                f"losses must be finite, got {self.state.bad_steps_in_a_row} bad steps in a row at step "
+                f"{self.state.step}; "
                 "lower the learning rate and resume from the last checkpoint"
             )
         return False
@@ -331,7 +332,12 @@ class Trainer:
         if not self.processes.is_main:
             return
         numbers = {key: float(value) for key, value in values.items()}
-        entry = {"step": self.state.step, "minutes": round(self.state.elapsed_s / 60, 3), "split": split, **numbers}
+        entry: dict[str, Any] = {
+            "step": self.state.step,
+            "minutes": round(self.state.elapsed_s / 60, 3),
+            "split": split,
+            **numbers,
+        }
         self.state.history.append(entry)
         self._log_file.write(json.dumps(entry) + "\n")
         self._log_file.flush()

@@ -119,11 +119,12 @@ def train(
         BlockingIOError: another process trains in the folder.
     """
     with run_lock(folder) if processes.is_main else contextlib.nullcontext():
-        _open_folder(config, loop, folder, resume, processes)
+        _check_folder(config, folder, resume)
         torch.manual_seed(loop.seed)
         task = make_task(processes)
         if init is not None:
             warm_start(task, init)
+        _keep_settings(config, loop, folder, processes)
         trainer = Trainer(task, loop, folder, processes, report, on_progress)
         if resume:
             done = trainer.resume()
@@ -134,18 +135,22 @@ def train(
     return state
 
 
-def _open_folder(config: TaskConfig, loop: LoopConfig, folder: Path, resume: bool, processes: Processes) -> None:
-    task_path, loop_path = folder / "task.json", folder / "loop.json"
+def _check_folder(config: TaskConfig, folder: Path, resume: bool) -> None:
+    task_path = folder / "task.json"
     if task_path.exists() and not resume:
         raise ValueError(f"run folder must be new, got {folder}, which holds a run; add --resume or choose another")
     if resume and task_path.exists() and _stored(task_path, type(config)) != to_dict(config):
         raise ValueError(
             f"the recipe must be that of the run in {folder}, got other settings; resume with the same ones"
         )
+
+
+def _keep_settings(config: TaskConfig, loop: LoopConfig, folder: Path, processes: Processes) -> None:
+    processes.barrier()  # nobody writes before all have looked, nor before the task could be built
     if processes.is_main:
         folder.mkdir(parents=True, exist_ok=True)
-        save_json(config, task_path)
-        save_json(loop, loop_path)
+        save_json(config, folder / "task.json")
+        save_json(loop, folder / "loop.json")
     processes.barrier()
 
 

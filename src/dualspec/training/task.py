@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dualspec.audio.azimuth import sector_grid_deg
 from dualspec.audio.binaural import normalize_peak, render
-from dualspec.audio.hrir import HrirSet
+from dualspec.audio.hrir import HrirMethod, HrirSet
 from dualspec.data.datasets import ClipBank, batch_indices
 
 Batch = dict[str, Any]
@@ -123,7 +123,7 @@ class BinauralSource:
         """Look up the directions once."""
         self.bank, self.config = bank, config
         self.azimuths_deg = torch.tensor(sector_grid_deg(config.num_azimuths), dtype=torch.float64)
-        method = "nearest" if config.num_azimuths == 12 else "interpolate"
+        method: HrirMethod = "nearest" if config.num_azimuths == 12 else "interpolate"
         self.lengths = bank.lengths.cpu()
         self.hrirs = hrir_set.at(self.azimuths_deg, method=method).to(bank.waveforms.device)
 

@@ -69,7 +69,7 @@ class VaePhase(Phase):
             discriminator = self._adversary[0].requires_grad_(False)
             adversarial = -discriminator(estimate).flatten(1).mean(dim=1)
             discriminator.requires_grad_(True)
-            balance = 1.0
+            balance = torch.ones(())
             if self.training and torch.is_grad_enabled():
                 balance = adaptive_adversarial_weight(loss.mean(), adversarial.mean(), self.vae.last_layer())
             total = total + weights.adversarial_weight * balance * adversarial
@@ -137,7 +137,8 @@ class VaeTask:
     @torch.no_grad()
     def validate(self, batch_size: int) -> dict[str, float]:
         """Return the loss terms on held-out clips (posterior drawn with a fixed seed)."""
-        phase, totals, count = self.phases["vae"], {}, 0
+        phase, count = self.phases["vae"], 0
+        totals: dict[str, float] = {}
         chosen = fixed_indices(len(self.held_out), 64)
         for step, indices in enumerate(chosen.split(batch_size)):
             random = StepRandom(1, step, slice(None), len(indices), self.source.hrirs.device)
