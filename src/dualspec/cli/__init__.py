@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dualspec.cli.door import door, run
-from dualspec.cli.evaluation import evaluate, prompts, roundtrip
+from dualspec.cli.evaluation import evaluate, nearest, prompts, roundtrip
 from dualspec.cli.generate import generate
 from dualspec.cli.models import assemble, show
 from dualspec.cli.sound import spatialize
@@ -36,6 +36,7 @@ _VERBS: dict[Callable[..., None], str] = {
     prompts: "A list of prompts for a test.",
     roundtrip: "True clips through a model's parts.",
     evaluate: "Where clips are heard, against what was asked.",
+    nearest: "The training clips nearest to generated ones.",
 }
 for verb, summary in _VERBS.items():
     app.command(short_help=summary)(door(verb))

@@ -100,6 +100,39 @@ def evaluate(
     print(table)
 
 
+def nearest(
+    folder: Annotated[Path, typer.Argument(help="Clips with their JSON records.")],
+    data: Annotated[Path, typer.Option(help="What `dualspec prepare` wrote: the clips that the model was trained on.")],
+    num: Annotated[int, typer.Option("-n", "--num", min=1, help="Clips looked at.")] = 10,
+) -> None:
+    """Find the training clip nearest to each generated one: is the model copying?
+
+    Beside it stand the distances of as many held-out recordings, which cannot be copies.
+    """
+    import torch
+
+    from dualspec.cli.console import print_table
+    from dualspec.data.datasets import load_clips
+    from dualspec.evaluation.report import read_clips
+    from dualspec.evaluation.signal_metrics import nearest_clips
+
+    clips = read_clips(folder)
+    clips = [clips[index] for index in torch.linspace(0, len(clips) - 1, min(num, len(clips))).long().tolist()]
+    num_samples = clips[0].waveform.shape[-1]
+    bank = load_clips(data, "train", num_samples=num_samples)
+    found = nearest_clips(torch.stack([clip.waveform for clip in clips]), bank)
+    held_out = load_clips(data, "test", num_samples=num_samples)
+    chosen = torch.linspace(0, len(held_out) - 1, min(num, len(held_out))).long()
+    true = nearest_clips(held_out.float_waveforms(chosen)[:, None].expand(-1, 2, -1), bank)
+    rows = [
+        [clip.name, f"{near.distance:.3f}", near.clip_id, near.label] for clip, near in zip(clips, found, strict=True)
+    ]
+    print_table(["clip", "distance", "nearest training clip", "its label"], rows)
+    for name, neighbours in (("generated", found), ("held-out recordings", true)):
+        distances = torch.tensor([neighbour.distance for neighbour in neighbours])
+        print(f"{name}: median {distances.median():.3f}, least {distances.min():.3f} neper ({len(distances)} clips)")
+
+
 def _load_localizer(folder: Path) -> Localizer:
     from dualspec.hearing.localizer import Localizer, LocalizerConfig
     from dualspec.training.weights import load_strictly, read_config, read_state

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dualspec.audio.hrir import HrirSet
 from dualspec.audio.waveform import read_waveform
+from dualspec.evaluation.signal_metrics import log_mel_distance
 from dualspec.evaluation.spatial_metrics import (
     DirectionRow,
     azimuth_accuracy,
@@ -93,6 +94,7 @@ def judge_direction(
     if references is not None:
         paired = [_paired(clip, references) for clip in clips]
         targets = _join(_cues(batch) for batch in _batches(paired, batch_size))
+        mel_error = _mel_error(paired, clips, batch_size)
     elif hrir_set is not None:
         targets = target_cues(hrir_set, azimuths.tolist(), method="interpolate")
     else:
@@ -111,6 +113,8 @@ def judge_direction(
         "median_coherence": _number(cues.coherence.nanmedian()),
         "rows": [asdict(row) for row in rows],
     }
+    if references is not None:
+        result["median_log_mel_error_neper"] = _number(mel_error.median())
     if localizer is not None:
         result |= _localized(clips, azimuths, heard, localizer, batch_size)
     return result
@@ -151,6 +155,19 @@ def markdown_table(rows: list[dict[str, Any]] | list[DirectionRow]) -> str:
             f"| {values['median_itd_error_us']:.0f} | {values['median_ild_error_db']:.1f} |"
         )
     return "\n".join(lines)
+
+
+def _mel_error(references: list[JudgedClip], clips: list[JudgedClip], batch_size: int) -> Tensor:
+    """Return the log-mel distance (N,) of every clip to its reference."""
+    pairs = zip(_batches(references, batch_size), _batches(clips, batch_size), strict=True)
+    return torch.cat(
+        [
+            log_mel_distance(
+                torch.stack([clip.waveform for clip in one]), torch.stack([clip.waveform for clip in other])
+            )
+            for one, other in pairs
+        ]
+    )
 
 
 def _cues(clips: list[JudgedClip]) -> InterauralCues:
