@@ -25,7 +25,20 @@ PACKAGE = REPOSITORY / "src" / "dualspec"
 LEAVES = ("files", "config")
 ROOMS = (
     *("audio", "text", "data", "features", "latents", "diffusion", "synthesis", "hearing", "plots", "evaluation"),
-    *("training", "importers", "engine", "scenes", "pipeline", "generation", "recipes", "accounting", "cli", "web"),
+    *(
+        "training",
+        "importers",
+        "engine",
+        "scenes",
+        "model_folder",
+        "pipeline",
+        "generation",
+        "roundtrip",
+        "recipes",
+        "accounting",
+        "cli",
+        "web",
+    ),
 )
 ORDER = (*LEAVES, *ROOMS)
 # evaluation meets generation only on disk: it may judge what any other system wrote.

@@ -3,19 +3,14 @@
 Nothing here knows of azimuths, heads or rendering: the direction comes out of the diffusion model, from words alone.
 """
 
-import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dualspec.config import write_text_atomic
 from dualspec.diffusion.denoiser import build_denoiser
 from dualspec.diffusion.sampler import SamplingConfig, initial_noise, sample
 from dualspec.diffusion.variant import VariantConfig
@@ -23,24 +18,12 @@ from dualspec.features.mel import MelConfig
 from dualspec.features.stft import StftConfig
 from dualspec.latents.pairing import LatentPairing
 from dualspec.latents.vae import Spectra, SpectrogramVae, VaeConfig
+from dualspec.model_folder import VOCODER_CONFIGS, embedded_bundle, read_index, write_index
 from dualspec.synthesis.reconstruct import reconstruct
-from dualspec.synthesis.vocoder import GriffinLimConfig, HifiGanConfig, IstftHeadConfig, build_vocoder
+from dualspec.synthesis.vocoder import build_vocoder
 from dualspec.text.encoder import TextEncoder, build_text_encoder
-from dualspec.training.weights import (
-    CONFIG_NAME,
-    load_strictly,
-    read_config,
-    read_hashes,
-    read_state,
-    save_weights,
-)
+from dualspec.training.weights import load_module, save_weights
 
-INDEX_NAME = "model_index.json"
-VOCODER_CONFIGS = {
-    "HifiGanConfig": HifiGanConfig,
-    "IstftHeadConfig": IstftHeadConfig,
-    "GriffinLimConfig": GriffinLimConfig,
-}
 FADE_SAMPLES = 160
 SEED_LIMIT = 2**63
 
@@ -261,13 +244,7 @@ class DualSpecPipeline:
             modules["vocoder"] = (self.vocoder, self.vocoder.config)
         for name, (module, config) in modules.items():
             save_weights(folder / name, module, config, dtype=dtype)
-        index = {
-            "_class_name": "DualSpecPipeline",
-            "format_version": 1,
-            "variant": self.config.variant,
-            "parts": sorted(modules),
-        }
-        write_text_atomic(folder / INDEX_NAME, json.dumps(index, indent=2) + "\n")
+        write_index(folder, self.config.variant, list(modules))
 
     @classmethod
     def from_pretrained(
@@ -284,100 +261,18 @@ class DualSpecPipeline:
             ValueError: a file is damaged or does not fit.
         """
         folder = Path(folder) if folder is not None else embedded_bundle()
-        parts = _read_index(folder)
-        config: VariantConfig = read_config(folder / "denoiser", {"VariantConfig": VariantConfig})
-        denoiser = build_denoiser(config.denoiser)
-        load_strictly(denoiser, read_state(folder / "denoiser"), folder / "denoiser")
+        parts = read_index(folder)
+        denoiser, config = load_module(
+            folder / "denoiser", {"VariantConfig": VariantConfig}, lambda own: build_denoiser(own.denoiser)
+        )
         missing = [part for part in config.parts if part not in parts]
         if missing:
             raise ValueError(f"{folder} must hold the parts of {config.variant}, got none called {', '.join(missing)}")
-        vaes = {part: load_vae(folder / part) for part in config.parts}
-        vocoder = load_vocoder(folder / "vocoder") if "vocoder" in parts else None
+        vaes = {part: load_module(folder / part, {"VaeConfig": VaeConfig}, SpectrogramVae)[0] for part in config.parts}
+        vocoder = None
+        if "vocoder" in parts:
+            vocoder, _ = load_module(folder / "vocoder", VOCODER_CONFIGS, build_vocoder)
         return cls(config, denoiser, vaes, vocoder, build_text_encoder(config.text_encoder)).to(device)
-
-
-def load_vae(folder: str | Path) -> SpectrogramVae:
-    """Load a VAE from its weights folder, frozen."""
-    config = read_config(folder, {"VaeConfig": VaeConfig})
-    vae = SpectrogramVae(config)
-    load_strictly(vae, read_state(folder), folder)
-    return vae.eval().requires_grad_(False)
-
-
-def load_vocoder(folder: str | Path) -> torch.nn.Module:
-    """Load a vocoder from its weights folder, frozen."""
-    config = read_config(folder, VOCODER_CONFIGS)
-    vocoder = build_vocoder(config)
-    load_strictly(vocoder, read_state(folder), folder)
-    return vocoder.eval().requires_grad_(False)
-
-
-def embedded_bundle() -> Path:
-    """Return the folder of the embedded model.
-
-    Raises:
-        FileNotFoundError: this installation has none.
-    """
-    folder = Path(str(resources.files("dualspec") / "bundles" / "default"))
-    if not folder.is_dir():
-        raise FileNotFoundError("this installation has no embedded model; give a folder with --model")
-    return folder
-
-
-def assemble(folder: str | Path, sources: dict[str, Path]) -> None:
-    """Put trained weights folders together into a pipeline folder, which appears whole or not at all.
-
-    Args:
-        folder: the new pipeline folder; must not exist.
-        sources: part name ("denoiser", "mel_vae", "vocoder", …) → weights folder.
-
-    Raises:
-        ValueError: the folder exists, a part is missing or belongs to no variant of this kind.
-        FileNotFoundError: a weights folder or a file of it is missing.
-    """
-    folder = Path(folder)
-    if folder.exists():
-        raise ValueError(f"folder must be new, got {folder}, which exists; choose another name or remove it")
-    if "denoiser" not in sources:
-        raise ValueError(f"sources must name the denoiser, got {sorted(sources)}; add its weights folder")
-    config: VariantConfig = read_config(sources["denoiser"], {"VariantConfig": VariantConfig})
-    for part in config.parts:
-        if part not in sources:
-            raise ValueError(f"sources must name the {part} of {config.variant}, got {sorted(sources)}")
-    unknown = sorted(set(sources) - {"denoiser", "vocoder", *config.parts})
-    if unknown:
-        raise ValueError(f"sources must be parts of {config.variant}, got {unknown[0]!r}; leave it out")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
-    try:
-        for name, source in sources.items():
-            names = [CONFIG_NAME, *read_hashes(source)]
-            (temporary / name).mkdir(parents=True)
-            for file in names:
-                shutil.copyfile(Path(source) / file, temporary / name / file)
-        index = {
-            "_class_name": "DualSpecPipeline",
-            "format_version": 1,
-            "variant": config.variant,
-            "parts": sorted(sources),
-        }
-        write_text_atomic(temporary / INDEX_NAME, json.dumps(index, indent=2) + "\n")
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _read_index(folder: Path) -> list[str]:
-    path = folder / INDEX_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"no model in {folder}: {INDEX_NAME} is missing")
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        if index["format_version"] != 1 or index["_class_name"] != "DualSpecPipeline":
-            raise ValueError("another format")
-        return [str(part) for part in index["parts"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} must be the index of a dualspec model, got {error}; restore the folder") from error
 
 
 def _seeds(seed: int | list[int], per_prompt: int, count: int) -> list[int]:

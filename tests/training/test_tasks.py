@@ -10,7 +10,8 @@ import torch
 
 from dualspec.config import override
 from dualspec.data.datasets import load_clips
-from dualspec.pipeline import DualSpecPipeline, assemble
+from dualspec.model_folder import assemble
+from dualspec.pipeline import DualSpecPipeline
 from dualspec.recipes import ROOMS, VAE_ROOMS, Recipe, get_recipe
 from dualspec.training.loop import RunState, Trainer
 from dualspec.training.processes import Processes

@@ -135,8 +135,6 @@ def nearest(
 
 def _load_localizer(folder: Path) -> Localizer:
     from dualspec.hearing.localizer import Localizer, LocalizerConfig
-    from dualspec.training.weights import load_strictly, read_config, read_state
+    from dualspec.training.weights import load_module
 
-    localizer = Localizer(read_config(folder, {"LocalizerConfig": LocalizerConfig}))
-    load_strictly(localizer, read_state(folder), folder)
-    return localizer.eval()
+    return load_module(folder, {"LocalizerConfig": LocalizerConfig}, Localizer)[0]

@@ -64,7 +64,8 @@ def generate(
     if sofa is not None and any(parsed.azimuth is None for _, parsed in chosen):
         refuse("--sofa must have prompts that name a direction, got one without; leave --allow-no-direction out")
     from dualspec.generation import OutputOptions, generate_clips, model_facts, plan_clips
-    from dualspec.pipeline import DualSpecPipeline, embedded_bundle
+    from dualspec.model_folder import embedded_bundle
+    from dualspec.pipeline import DualSpecPipeline
 
     with usage():
         requests = plan_clips(chosen, output, seed=seed, per_prompt=num)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -48,6 +48,11 @@ def assemble(
     part: Annotated[
         list[str], typer.Option(metavar="NAME=FOLDER", help="Weights of a part, such as denoiser=...; repeatable.")
     ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Such as sampling.num_inference_steps=15; repeatable."),
+    ] = None,
+    export: Annotated[Literal["fp32", "fp16"], typer.Option(help="Precision of the weights.")] = "fp32",
 ) -> None:
     """Put trained parts together into a model folder for `dualspec generate --model`."""
     from dualspec.cli.training import read_pairs
@@ -57,9 +62,13 @@ def assemble(
         refuse(f"--part must name the denoiser, got {', '.join(sources)}; add --part denoiser=FOLDER")
     if output.exists():
         refuse(f"output must be new, got {output}, which exists; choose another name or remove it")
-    from dualspec.pipeline import assemble as assemble_folder
+    import torch
 
-    assemble_folder(output, sources)
+    from dualspec.model_folder import assemble as assemble_folder
+
+    assemble_folder(
+        output, sources, settings=settings or (), dtype=torch.float16 if export == "fp16" else torch.float32
+    )
     print(f"{output}: {', '.join(sorted(sources))}")
 
 

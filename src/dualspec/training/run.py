@@ -21,7 +21,7 @@ from dualspec.training.run_lock import run_lock
 from dualspec.training.task import BinauralSource, Task
 from dualspec.training.vae_task import VaeTask, VaeTaskConfig
 from dualspec.training.vocoder_task import VocoderTask, VocoderTaskConfig
-from dualspec.training.weights import load_strictly, read_config, read_state
+from dualspec.training.weights import load_module, load_strictly, read_state
 
 TaskConfig = VaeTaskConfig | VocoderTaskConfig | DiffusionTaskConfig | LocalizerTaskConfig
 
@@ -69,9 +69,7 @@ def build_task(
             raise FileNotFoundError(
                 f"no weights of {part}, which {config.variant.variant} needs: train it first, or name its folder"
             )
-        vae = SpectrogramVae(read_config(vae_folders[part], {"VaeConfig": VaeConfig}))
-        load_strictly(vae, read_state(vae_folders[part]), vae_folders[part])
-        vaes[part] = vae
+        vaes[part], _ = load_module(vae_folders[part], {"VaeConfig": VaeConfig}, SpectrogramVae)
     return DiffusionTask(config, source, held_out, vaes, build_text_encoder(config.variant.text_encoder, device))
 
 

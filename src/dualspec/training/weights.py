@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from dualspec.config import from_dict, to_dict
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
 MAX_SHARD_BYTES = 15 * 2**20
@@ -39,7 +41,23 @@ def save_weights(
         dtype: torch.float32, or torch.float16 for shipping.
         notes: free JSON facts about the training.
     """
-    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    save_state(folder, module.state_dict(), config, dtype=dtype, notes=notes)
+
+
+def save_state(
+    folder: str | Path,
+    tensors: dict[str, Tensor],
+    config: Any,
+    *,
+    dtype: torch.dtype = torch.float32,
+    notes: dict[str, Any] | None = None,
+) -> None:
+    """Write a state dict as `save_weights` writes that of a module.
+
+    Raises:
+        ValueError: a tensor is not finite as `dtype`; nothing is written.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     for name, value in state.items():
         if value.is_floating_point():
             state[name] = value.to(dtype)
@@ -122,6 +140,29 @@ def _typed_document(folder: Path, config_types: dict[str, type]) -> tuple[type, 
             f"weights in {folder} must be of {' or '.join(config_types)}, got {document['type']}; give the right folder"
         )
     return config_types[document["type"]], document["config"]
+
+
+def load_module(
+    folder: str | Path, config_types: dict[str, type], build: Callable[[Any], ModuleT]
+) -> tuple[ModuleT, Any]:
+    """Build what a weights folder describes and load its weights: frozen, in evaluation mode.
+
+    Args:
+        folder: the weights folder.
+        config_types: the config classes that are welcome, by name.
+        build: makes the module of a config.
+
+    Returns:
+        The module and its config.
+
+    Raises:
+        FileNotFoundError: the folder or a file of it is missing.
+        ValueError: a file is damaged, or does not fit.
+    """
+    config = read_config(folder, config_types)
+    module = build(config)
+    load_strictly(module, read_state(folder), folder)
+    return module.eval().requires_grad_(False), config
 
 
 def read_notes(folder: str | Path) -> dict[str, Any]:
