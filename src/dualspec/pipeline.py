@@ -67,12 +67,13 @@ class DualSpecPipeline:
                 "use the one that the denoiser was trained with"
             )
         self.config, self.vaes, self.vocoder, self.text_encoder = config, vaes, vocoder, text_encoder
-        self.denoiser = denoiser.eval()
+        self.denoiser = denoiser
         self.pairing = LatentPairing(
             config.pairing, config.latent_shapes({part: vaes[part].config for part in config.parts})
         )
+        for module in self._modules():  # frozen: the choice of kernels, and so the last bits, depend on it
+            module.eval().requires_grad_(False)
         self.device = torch.device("cpu")
-        self.vocoder_notes: dict[str, Any] = {}
 
     @property
     def sample_rate(self) -> int:
@@ -87,14 +88,13 @@ class DualSpecPipeline:
     def to(self, device: torch.device | str) -> "DualSpecPipeline":
         """Move all parts to a device."""
         self.device = torch.device(device)
-        for module in (
-            self.denoiser,
-            *self.vaes.values(),
-            self.text_encoder,
-            *([self.vocoder] if self.vocoder else []),
-        ):
+        for module in self._modules():
             module.to(self.device)
         return self
+
+    def _modules(self) -> list[torch.nn.Module]:
+        vocoder = [self.vocoder] if self.vocoder is not None else []
+        return [self.denoiser, *self.vaes.values(), self.text_encoder, *vocoder]
 
     @torch.no_grad()
     def __call__(
