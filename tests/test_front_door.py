@@ -109,7 +109,7 @@ def test_generate_refuses_wrong_commands(
         (["train", "tiny/stft_vae", "--data", "x", "--vae", "stft_vae=y"], "--vae must name one of no parts"),
         (["train", "tiny/dualspec", "--data", "x", "--vae", "stft_vae"], "--vae must be written as NAME=FOLDER"),
         (["train", "tiny/dualspec", "--data", "x", "--resume", "--init", "y"], "--init must not come with --resume"),
-        (["train", "tiny/dualspec", "--data", "x", "--max-minutes", "nan"], "max_minutes"),
+        (["train", "tiny/dualspec", "--data", "x", "--max-minutes", "nan"], "--max-minutes"),
         (["prepare", "out", "--corpus", "esc51=x"], "--corpus must be one of"),
         (["prepare", "out", "--corpus", "esc50"], "--corpus must be written as NAME=FOLDER"),
         (["prepare", "out", "--corpus", "esc50=x", "--hrir", "y"], "--hrir must come with --render-to"),
@@ -211,7 +211,7 @@ def test_prompt_files_are_refused_with_the_line(
     [
         ("denoiser/model.safetensors", "it is damaged"),
         ("stft_vae/config.json", "must be a weights description in JSON"),
-        ("model_index.json", "must be the index of a dualspec model"),
+        ("model_index.json", "model_index.json must be"),
     ],
 )
 def test_truncated_models_are_refused(
@@ -325,7 +325,7 @@ def test_termination_unwinds_and_leaves_nothing(
     import os
     import signal
 
-    def end(*_: object) -> None:
+    def end(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)  # main() has its handler in place by now
 
     monkeypatch.setattr("dualspec.plots.spectrogram_figure", end)

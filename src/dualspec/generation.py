@@ -25,7 +25,7 @@ from dualspec.diffusion.sampler import SamplingConfig
 from dualspec.files import write_text_atomic
 from dualspec.pipeline import DualSpecPipeline
 from dualspec.synthesis.mid_signal import common_phase_mid
-from dualspec.text.prompts import ParsedPrompt, parse_prompt
+from dualspec.text.prompts import ParsedPrompt, blank_location, parse_prompt
 from dualspec.training.weights import CONFIG_NAME, read_hashes, sha256_of
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class ClipRequest:
     parsed: ParsedPrompt  # what our parser makes of it; only reported, never given to the network
     seed: int  # of noise
     path: Path  # sound file; picture and JSON have its name with another suffix
+    location_blanked: bool = False  # the LOCATION was taken out of what the model reads (control experiment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,7 @@ def read_prompt_file(path: Path, *, allow_no_direction: bool = False) -> list[tu
 
 
 def plan_clips(
-    prompts: Sequence[tuple[str, ParsedPrompt]], output: Path, *, seed: int, per_prompt: int = 1
+    prompts: Sequence[tuple[str, ParsedPrompt]], output: Path, *, seed: int, per_prompt: int = 1, blank: bool = False
 ) -> list[ClipRequest]:
     """Give every clip its seed and its file.
 
@@ -127,6 +128,7 @@ def plan_clips(
         output: a sound file, or a folder (anything without a suffix, or that is a folder).
         seed: of the first clip of each prompt; the next ones count up.
         per_prompt: clips per prompt.
+        blank: take the LOCATION out of what the model reads; what was asked for stays on record.
 
     Raises:
         ValueError: the output has a suffix that is no sound format.
@@ -146,7 +148,8 @@ def plan_clips(
             words = [place, stem, by_seed] if is_folder else [stem, place, by_seed]
             name = "-".join(filter(None, words)) + suffix
             path = output / name if is_folder else output.with_name(name)
-            requests.append(ClipRequest(prompt=prompt, parsed=parsed, seed=clip_seed, path=path))
+            read = blank_location(prompt) if blank else prompt
+            requests.append(ClipRequest(prompt=read, parsed=parsed, seed=clip_seed, path=path, location_blanked=blank))
     return requests
 
 
@@ -289,6 +292,7 @@ def _record(request: ClipRequest, gain_db: float, facts: dict[str, Any]) -> dict
         "event": parsed.event,
         "location": parsed.location,
         "azimuth": asdict(parsed.azimuth) if parsed.azimuth is not None else None,
+        "location_blanked": request.location_blanked,
         "rendered": False,
         "seed": request.seed,
         "gain_db": round(gain_db, 6) + 0.0,

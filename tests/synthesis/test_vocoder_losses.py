@@ -117,3 +117,12 @@ def test_bad_input_is_refused() -> None:
         ResolutionDiscriminatorConfig(n_ffts=(255,))
     with pytest.raises(ValueError, match="num_layers must be positive"):
         ResolutionDiscriminatorConfig(num_layers=0)
+
+
+def test_silent_clip_does_not_drown_its_batch() -> None:
+    """A padded corpus has silent crops; a ratio per clip would be thousands of times the others'."""
+    reference = 0.1 * torch.randn(2, 8_000, generator=torch.Generator().manual_seed(0))
+    reference[1] = 0.0
+    estimate = 0.9 * reference
+    estimate[1] = 0.001
+    assert float(multi_resolution_stft_loss(reference, estimate)) < 10.0

@@ -54,6 +54,10 @@ def generate(
     allow_no_direction: Annotated[
         bool, typer.Option("--allow-no-direction", help="Accept prompts without one.")
     ] = False,
+    blank_location: Annotated[
+        bool,
+        typer.Option("--blank-location", help="Control experiment: the model reads the prompt without its LOCATION."),
+    ] = False,
 ) -> None:
     """Generate two-ear sound from words.
 
@@ -68,7 +72,7 @@ def generate(
     from dualspec.pipeline import DualSpecPipeline
 
     with usage():
-        requests = plan_clips(chosen, output, seed=seed, per_prompt=num)
+        requests = plan_clips(chosen, output, seed=seed, per_prompt=num, blank=blank_location)
         from dualspec.training.processes import check_device
 
         device = check_device(device)

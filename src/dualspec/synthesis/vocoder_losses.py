@@ -107,6 +107,8 @@ def mel_l1_loss(reference: Tensor, estimate: Tensor, config: MelConfig) -> Tenso
 def multi_resolution_stft_loss(reference: Tensor, estimate: Tensor, n_ffts: Sequence[int] = (256, 512, 1024)) -> Tensor:
     """Compare magnitude spectrograms at several resolutions: spectral convergence plus log-magnitude L1.
 
+    Convergence is the ratio of the batch's error to the batch's level: a silent clip has no ratio of its own.
+
     Args:
         reference: (B, S) waveform.
         estimate: (B, S) waveform.
@@ -122,9 +124,9 @@ def multi_resolution_stft_loss(reference: Tensor, estimate: Tensor, n_ffts: Sequ
     terms = []
     for n_fft in n_ffts:
         wanted, got = _magnitude(reference, n_fft), _magnitude(estimate, n_fft)
-        error = (wanted - got).square().sum(dim=(-2, -1)).clamp(min=_NORM_FLOOR**2).sqrt()
-        level = wanted.square().sum(dim=(-2, -1)).clamp(min=_NORM_FLOOR**2).sqrt()
-        terms.append((error / level).mean() + (wanted.log() - got.log()).abs().mean())
+        error = (wanted - got).square().sum().clamp(min=_NORM_FLOOR**2).sqrt()
+        level = wanted.square().sum().clamp(min=_NORM_FLOOR**2).sqrt()
+        terms.append(error / level + (wanted.log() - got.log()).abs().mean())
     return torch.stack(terms).mean()
 
 
