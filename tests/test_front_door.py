@@ -99,7 +99,7 @@ def test_generate_refuses_wrong_commands(
         (["sing"], "No such command 'sing'"),
         (["show", "mini/dualspek"], "did you mean 'mini/dualspec'?"),
         (["show", "tiny/stft_vae", "--set", "loop.max_stepps=3"], "did you mean 'loop.max_steps'?"),
-        (["show", "tiny/stft_vae", "--set", "optimizer.lr=1e-4"], "did you mean 'task.optimizer.lr'?"),
+        (["show", "tiny/stft_vae", "--set", "optimizer.lr=1e-4"], "did you mean 'task.optimizer'?"),
         (["show", "tiny/stft_vae", "--set", "loop.max_steps=many"], "loop.max_steps must be an integer"),
         (["show", "tiny/stft_vae", "--set", "loop.max_steps"], "KEY=VALUE"),
         (["show", "--set", "loop.max_steps=3"], "--set must come with a recipe"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -263,5 +264,6 @@ def _check_png(path: str | os.PathLike[str]) -> None:
 
 def _write(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write without the time or the program's version, so that the same figure gives the same bytes."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # any words may stand in a title
         figure.savefig(temporary, format="png", metadata={"Software": None})
