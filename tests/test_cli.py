@@ -50,7 +50,7 @@ def in_new_process(*words: str) -> tuple[subprocess.CompletedProcess[str], float
     """Run Python with `words`; return what it said and the processor time that it took, seconds."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
     before = os.times()
-    result = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120, env=environment)
+    result = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=280, env=environment)
     after = os.times()
     return result, after.children_user + after.children_system - before.children_user - before.children_system
 

@@ -25,6 +25,7 @@ from dualspec.diffusion.sampler import SamplingConfig
 from dualspec.files import write_text_atomic
 from dualspec.pipeline import DualSpecPipeline
 from dualspec.synthesis.mid_signal import common_phase_mid
+from dualspec.text.encoder import MINILM_SHA256
 from dualspec.text.prompts import ParsedPrompt, blank_location, parse_prompt
 from dualspec.training.weights import CONFIG_NAME, read_hashes, sha256_of
 
@@ -269,9 +270,11 @@ def model_facts(pipeline: DualSpecPipeline, folder: Path) -> dict[str, Any]:
         part: {CONFIG_NAME: sha256_of(folder / part / CONFIG_NAME), **read_hashes(folder / part)} for part in parts
     }
     encoder = pipeline.config.text_encoder
+    is_package = encoder.kind == "minilm" and not encoder.name_or_path
+    known = encoder.sha256 or (MINILM_SHA256 if is_package else None)
     return {
         "variant": pipeline.config.variant,
-        "text_encoder": {"kind": encoder.kind, "sha256": encoder.sha256},
+        "text_encoder": {"kind": encoder.kind, "sha256": known},
         "sha256": hashes,
     }
 
