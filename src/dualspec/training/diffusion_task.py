@@ -29,7 +29,7 @@ from dualspec.training.task import (
     Phase,
     RenderConfig,
     StepRandom,
-    fixed_indices,
+    held_out_batches,
 )
 from dualspec.training.weights import save_weights
 
@@ -188,9 +188,7 @@ class DiffusionTask:
     def validate(self, batch_size: int) -> dict[str, float]:
         """Return the weighted and plain error on held-out clips, without dropout."""
         total, plain, count = 0.0, 0.0, 0
-        chosen = fixed_indices(len(self.held_out), 128)
-        for step, indices in enumerate(chosen.split(batch_size)):
-            random = StepRandom(1, step, slice(None), len(indices), self.source.hrirs.device)
+        for indices, random in held_out_batches(self.held_out, 128, batch_size):
             loss, logs = self.phase(self._encode(self.held_out, indices, random, 0.0), random, 0, 0.0)
             total += float(loss.sum())
             plain += float(logs["error"]) * len(indices)

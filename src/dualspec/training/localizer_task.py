@@ -16,7 +16,7 @@ from dualspec.training.task import (
     Phase,
     RenderConfig,
     StepRandom,
-    fixed_indices,
+    held_out_batches,
 )
 from dualspec.training.weights import save_weights
 
@@ -91,9 +91,7 @@ class LocalizerTask:
     def validate(self, batch_size: int) -> dict[str, float]:
         """Return accuracy and mean absolute error in degrees on held-out clips, whole and without noise."""
         predicted, wanted = [], []
-        chosen = fixed_indices(len(self.held_out), 256)
-        for step, indices in enumerate(chosen.split(batch_size)):
-            random = StepRandom(1, step, slice(None), len(indices), self.source.hrirs.device)
+        for indices, random in held_out_batches(self.held_out, 256, batch_size):
             waveform, directions = self.held_out.draw(indices, random)
             audible = waveform.square().mean(dim=(1, 2)).sqrt() > 1e-4
             predicted.append(self.phase.localizer(waveform).argmax(dim=1).cpu()[audible.cpu()])

@@ -1,6 +1,7 @@
 """What the loop and the tasks share: phases, per-step randomness, and two-eared clips made on the device."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -168,6 +169,13 @@ class BinauralSource:
 def fixed_indices(num_clips: int, count: int) -> Tensor:
     """Return up to `count` clip indices, spread evenly over the bank."""
     return torch.linspace(0, num_clips - 1, min(count, num_clips)).long()
+
+
+def held_out_batches(source: BinauralSource, count: int, batch_size: int) -> Iterator[tuple[Tensor, StepRandom]]:
+    """Yield clip indices and randomness of up to `count` clips, the same clips and draws every time."""
+    chosen = fixed_indices(len(source), count)
+    for step, indices in enumerate(chosen.split(batch_size)):
+        yield indices, StepRandom(1, step, slice(None), len(indices), source.hrirs.device)
 
 
 def global_batch(num_clips: int, batch_size: int, step: int, seed: int) -> Tensor:

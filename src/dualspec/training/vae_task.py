@@ -25,6 +25,7 @@ from dualspec.training.task import (
     RenderConfig,
     StepRandom,
     fixed_indices,
+    held_out_batches,
 )
 from dualspec.training.weights import save_weights
 
@@ -139,9 +140,7 @@ class VaeTask:
         """Return the loss terms on held-out clips (posterior drawn with a fixed seed)."""
         phase, count = self.phases["vae"], 0
         totals: dict[str, float] = {}
-        chosen = fixed_indices(len(self.held_out), 64)
-        for step, indices in enumerate(chosen.split(batch_size)):
-            random = StepRandom(1, step, slice(None), len(indices), self.source.hrirs.device)
+        for indices, random in held_out_batches(self.held_out, 64, batch_size):
             waveform, _ = self.held_out.draw(indices, random)
             batch = {"channels": waveform_to_channels(waveform, self.config.vae), "weight": torch.ones(len(indices))}
             loss, logs = phase(batch, random, 0, 0.0)

@@ -30,7 +30,7 @@ from dualspec.training.task import (
     Phase,
     RenderConfig,
     StepRandom,
-    fixed_indices,
+    held_out_batches,
 )
 from dualspec.training.weights import save_weights
 
@@ -167,13 +167,13 @@ class VocoderTask:
     def validate(self, batch_size: int) -> dict[str, float]:
         """Return log-mel L1 and STFT loss on held-out clips."""
         totals: dict[str, float] = {}
-        chosen = fixed_indices(len(self.held_out), 64)
-        for step, indices in enumerate(chosen.split(batch_size)):
-            random = StepRandom(1, step, slice(None), len(indices), self.source.hrirs.device)
+        count = 0
+        for indices, random in held_out_batches(self.held_out, 64, batch_size):
             _, logs = self.phase(self._batch(self.held_out, indices, random), random, 0, 0.0)
             for name, value in logs.items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(indices) / len(chosen)
-        return totals
+                totals[name] = totals.get(name, 0.0) + float(value) * len(indices)
+            count += len(indices)
+        return {name: value / count for name, value in totals.items()}
 
     def export(self, folder: Any, *, dtype: torch.dtype = torch.float32, notes: dict[str, Any] | None = None) -> None:
         """Write the vocoder."""
