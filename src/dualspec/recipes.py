@@ -214,7 +214,10 @@ def _mini(room: str, layout: Layout, name: str) -> Recipe:
         mid_phase="griffin_lim",
     )
     task = DiffusionTaskConfig(
-        variant=config, optimizer=OptimizerConfig(lr=5e-4, weight_decay=1e-2, betas=(0.9, 0.98)), sample_posterior=False
+        variant=config,
+        optimizer=OptimizerConfig(lr=5e-4, weight_decay=1e-2, betas=(0.9, 0.98)),
+        snr_gamma=None,  # with min-SNR weights the noisiest steps, where the event is decided, hardly count
+        sample_posterior=False,
     )
     return Recipe(
         name=name, task=task, loop=LoopConfig(max_steps=100_000, batch_size=32, warmup_steps=200, ema_decay=0.999)
