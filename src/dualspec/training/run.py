@@ -126,7 +126,8 @@ def train(
         trainer = Trainer(task, loop, folder, processes, report, on_progress)
         if resume:
             done = trainer.resume()
-            report(f"resumed at step {done}")
+            if processes.is_main:
+                report(f"resumed at step {done}")
         state = trainer.run()
         if state.stop_signal is None:
             trainer.export(dtype=export_dtype)
