@@ -1,11 +1,11 @@
-# setup · demo · test · lint · check · bench. `.ci/run` uses the words of setup and test.
+# setup · demo · test · lint · check. `.ci/run` uses the words of setup and test.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # One thread for each process: more of them only wait for each other on small models.
 TEST_ENV = OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 HF_HUB_OFFLINE=1
 
-.PHONY: help setup demo test lint types check format bench clean
+.PHONY: help setup demo test lint types check format clean
 
 help:
 	@echo "make setup   a virtual environment in $(VENV) with everything for development"
@@ -13,7 +13,6 @@ help:
 	@echo "make test    run the tests"
 	@echo "make check   formatting, lint, types, tests with coverage"
 	@echo "make lint    formatting and lint alone"
-	@echo "make bench   print the measured promises of speed"
 
 # torch goes first and alone: the other packages then take the build that is there. Without a GPU, the much smaller
 # CPU build can be had by installing it from PyTorch's own index beforehand.
@@ -55,8 +54,6 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup
-	@for file in benchmarks/*.py; do echo "== $$file"; $(TEST_ENV) $(BIN)/python "$$file" || exit 1; done
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.* build dist

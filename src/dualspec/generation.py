@@ -182,7 +182,13 @@ def generate_clips(
     Yields:
         What was written; a clip's own sound comes before its rendered one.
     """
-    facts = {"sampling": to_dict(sampling), "device": str(pipeline.device), "model": model, "versions": versions()}
+    facts = {
+        "sampling": to_dict(sampling),
+        "batch_size": batch_size,
+        "device": str(pipeline.device),
+        "model": model,
+        "versions": versions(),
+    }
     for start in range(0, len(requests), batch_size):
         batch = requests[start : start + batch_size]
         output = pipeline(

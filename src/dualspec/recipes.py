@@ -113,12 +113,10 @@ def _paper(room: str, layout: Layout, name: str) -> Recipe:
             optimizer=optimizer,
             discriminator_optimizer=optimizer,
         )
-        loop = LoopConfig(
-            max_steps=steps, batch_size=16 * batch, lr_schedule="constant", ema_decay=0.0, precision="bf16"
-        )
+        loop = LoopConfig(max_steps=steps, batch_size=16 * batch, lr_schedule="constant", ema_decay=0.0)
         return Recipe(name=name, task=task, loop=loop, num_bank_samples=163_840)
     if room == "vocoder":
-        loop = LoopConfig(max_steps=1_000_000, batch_size=16, precision="bf16")
+        loop = LoopConfig(max_steps=1_000_000, batch_size=16)
         return Recipe(name=name, task=VocoderTaskConfig(vocoder=HifiGanConfig()), loop=loop)
     if room == "localizer":
         return _localizer(name, LocalizerConfig(), LoopConfig(max_steps=20_000, batch_size=64))
@@ -132,7 +130,7 @@ def _paper(room: str, layout: Layout, name: str) -> Recipe:
         pairing=pairing,
         sampling=SamplingConfig(sampler="ddpm", num_inference_steps=200),
     )
-    loop = LoopConfig(max_steps=156_250, batch_size=64, accumulate=8, ema_decay=0.0, precision="bf16", warmup_steps=0)
+    loop = LoopConfig(max_steps=156_250, batch_size=64, accumulate=8, ema_decay=0.0, warmup_steps=0)
     return Recipe(name=name, task=DiffusionTaskConfig(variant=config), loop=loop)
 
 
@@ -153,9 +151,17 @@ _CHANNELS_2D = {"mel_vae": 2, "mono_mel_vae": 1, "stft_vae": 4, "dual_vae": 6}
 def _kl2d_vae(room: str, autoencoder: AutoencoderKlConfig) -> VaeConfig:
     """A VAE in the paper's own forms: mel of 1024/160, complex STFT of 512/256, both on 512/256 for the Dual-VAE."""
     if room == "stft_vae":
-        return VaeConfig(feature="stft", stft=StftConfig(), autoencoder=autoencoder)
+        return VaeConfig(feature="stft", stft=StftConfig(), autoencoder=autoencoder, complex_scale=3.0)
     if room == "dual_vae":
-        return VaeConfig(feature="dual", stft=StftConfig(), mel=_SHARED_MEL, autoencoder=autoencoder)
+        return VaeConfig(
+            feature="dual",
+            stft=StftConfig(),
+            mel=_SHARED_MEL,
+            autoencoder=autoencoder,
+            complex_scale=3.0,
+            log_mean=-7.0,
+            log_std=3.0,
+        )
     return VaeConfig(feature="mel" if room == "mel_vae" else "mel_mono", mel=MelConfig(), autoencoder=autoencoder)
 
 

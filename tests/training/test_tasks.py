@@ -140,6 +140,24 @@ def test_warm_start_takes_exported_weights(trained, corpus, head, tmp_path):
     assert moved < 1e-4
 
 
+@pytest.mark.parametrize("room", ["stft_vae", "vocoder"])
+def test_training_in_bfloat16_stays_finite(corpus, head, tmp_path, room):
+    """The networks run in bfloat16, the transforms and the weights stay in float32."""
+    recipe = override(get_recipe(f"tiny/{room}"), ["loop.precision=bf16", "loop.max_steps=2"])
+    assert run(recipe, tmp_path / "run", corpus, head).bad_steps == 0
+    assert all(value.dtype == torch.float32 for value in read_state(tmp_path / "run" / "weights").values())
+
+
+def test_warm_start_refuses_weights_of_another_meaning(trained, corpus, head, tmp_path):
+    """They fit in shape, but were trained on another scale, or to predict something else."""
+    recipe = override(get_recipe("tiny/mel_vae"), ["task.vae.log_mean=-5"])
+    with pytest.raises(ValueError, match="same VAE settings"):
+        run(recipe, tmp_path / "vae", corpus, head, init=trained["mel_vae"])
+    recipe = override(get_recipe("tiny/mel_base"), ["task.variant.schedule.prediction_type=v_prediction"])
+    with pytest.raises(ValueError, match="noise schedule and target"):
+        run(recipe, tmp_path / "v", corpus, head, {"mel_vae": trained["mel_vae"]}, init=trained["mel_base"])
+
+
 def test_run_folder_is_never_overwritten(trained, corpus, head):
     with pytest.raises(ValueError, match="which holds a run"):
         run(get_recipe("tiny/mel_vae"), trained["mel_vae"].parent, corpus, head)

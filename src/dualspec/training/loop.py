@@ -39,8 +39,8 @@ class LoopConfig:
     lr_schedule: Literal["constant", "linear", "cosine"] = "linear"  # from the peak to zero
     warmup_steps: int = 100  # linear rise from zero
     ema_decay: float = 0.999  # of the averaged weights; 0: no average
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16 is autocast with fp32 weights
-    compile: bool = False  # torch.compile the phases
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # bf16 is autocast with fp32 weights; auto: on a GPU only
+    compile: bool = False  # torch.compile the networks that have a forward of their own (denoiser, vocoder)
     log_every: int = 20  # steps between log lines
     validate_every: int = 500  # steps between validations; 0: never
     save_every: int = 500  # steps between checkpoints
@@ -101,7 +101,10 @@ class Trainer:
         self.writer: Any = None
 
     def _wrap(self, phase: Phase) -> nn.Module:
-        module: Any = torch.compile(phase) if self.config.compile else phase
+        module: Any = phase
+        if self.config.compile:
+            for network in phase.children():
+                network.compile()
         if self.processes.world_size > 1:
             module = DistributedDataParallel(module, broadcast_buffers=False)
         return module
@@ -199,7 +202,7 @@ class Trainer:
             start = (self.processes.rank * config.accumulate + part) * self.micro_batch
             rows = slice(start, start + self.micro_batch)
             random = StepRandom(config.seed, state.step, rows, config.batch_size, self.processes.device)
-            with torch.no_grad(), self._precision():
+            with torch.no_grad():
                 parts.append((self.task.make_batch(indices[rows], random), random))
         logs: dict[str, Tensor] = {}
         for name, phase in self.task.phases.items():
@@ -324,9 +327,10 @@ class Trainer:
         return target
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        if self.config.precision == "fp32":
+        kind = torch.device(self.processes.device).type
+        if self.config.precision == "fp32" or (self.config.precision == "auto" and kind == "cpu"):
             return contextlib.nullcontext()
-        return torch.autocast(torch.device(self.processes.device).type, dtype=torch.bfloat16)
+        return torch.autocast(kind, dtype=torch.bfloat16)
 
     def _log(self, split: str, values: dict[str, Any]) -> None:
         if not self.processes.is_main:

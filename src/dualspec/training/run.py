@@ -11,6 +11,7 @@ import torch
 from dualspec.audio.hrir import HrirSet
 from dualspec.config import load_json, save_json, to_dict
 from dualspec.data.datasets import load_clips
+from dualspec.diffusion.variant import VariantConfig
 from dualspec.latents.vae import SpectrogramVae, VaeConfig
 from dualspec.text.encoder import build_text_encoder
 from dualspec.training.diffusion_task import DiffusionTask, DiffusionTaskConfig
@@ -21,7 +22,7 @@ from dualspec.training.run_lock import run_lock
 from dualspec.training.task import BinauralSource, Task
 from dualspec.training.vae_task import VaeTask, VaeTaskConfig
 from dualspec.training.vocoder_task import VocoderTask, VocoderTaskConfig
-from dualspec.training.weights import load_module, load_strictly, read_state
+from dualspec.training.weights import load_module, load_strictly, read_config, read_state
 
 TaskConfig = VaeTaskConfig | VocoderTaskConfig | DiffusionTaskConfig | LocalizerTaskConfig
 
@@ -76,10 +77,26 @@ def build_task(
 def warm_start(task: Task, folder: Path) -> None:
     """Start from exported weights: the first phase's model takes them; moments and averages start afresh."""
     phase = next(iter(task.phases.values()))
+    _check_same_meaning(task, folder)
     state = read_state(folder)
     (prefix,) = {name.split(".", 1)[0] for name, _ in phase.named_parameters()}
     module = phase.get_submodule(prefix)
     load_strictly(module, state, folder)
+
+
+def _check_same_meaning(task: Task, folder: Path) -> None:
+    """Refuse weights that fit in shape but were trained to read or to predict something else."""
+    if isinstance(task, VaeTask):
+        stored = read_config(folder, {"VaeConfig": VaeConfig})
+        if stored != task.config.vae:
+            raise ValueError(f"weights to start from must be of the same VAE settings, got others in {folder}")
+    if isinstance(task, DiffusionTask):
+        stored = read_config(folder, {"VariantConfig": VariantConfig})
+        if stored.schedule != task.config.variant.schedule:
+            raise ValueError(
+                f"weights to start from must have the noise schedule and target of the recipe, got others in {folder}; "
+                "set task.variant.schedule alike"
+            )
 
 
 def train(

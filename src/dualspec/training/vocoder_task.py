@@ -85,7 +85,7 @@ class VocoderPhase(Phase):
     def forward(self, batch: Batch, random: StepRandom, step: int, progress: float) -> tuple[Tensor, Logs]:
         """Return the loss, the same for every clip (B,), and its terms; leaves the estimate for the adversaries."""
         reference, config = batch["waveform"], self.config
-        estimate = self.vocoder(batch["log_mel"])[..., : reference.shape[-1]]
+        estimate = self.vocoder(batch["log_mel"])[..., : reference.shape[-1]].float()
         mel = mel_l1_loss(reference, estimate, config.vocoder.mel)
         spectral = multi_resolution_stft_loss(reference, estimate)
         loss = config.mel_weight * mel + config.stft_weight * spectral
