@@ -9,13 +9,12 @@ import torch
 from torch import nn
 
 from dualspec.diffusion.denoiser import build_denoiser
-from dualspec.diffusion.variant import VariantConfig
 from dualspec.hearing.localizer import Localizer
 from dualspec.latents.adversary import PatchDiscriminator, PatchDiscriminatorConfig
 from dualspec.latents.pairing import LatentPairing
 from dualspec.latents.vae import SpectrogramVae, VaeConfig
+from dualspec.model_folder import needs_vocoder
 from dualspec.recipes import Recipe, get_recipe, vae_configs
-from dualspec.synthesis.reconstruct import shares_framing
 from dualspec.synthesis.vocoder import VocoderConfig, build_vocoder
 from dualspec.text.encoder import TextEncoderConfig, t5_large_encoder_config
 from dualspec.training.diffusion_task import DiffusionTaskConfig
@@ -72,17 +71,6 @@ def account(recipe: Recipe) -> Account:
         if isinstance(task, LocalizerTaskConfig):
             return _localizer_account(task)
         return _variant_account(recipe, task)
-
-
-def needs_vocoder(config: VariantConfig, vaes: dict[str, VaeConfig]) -> bool:
-    """Tell whether a variant's last step vocodes. Paper section VI-B; decisions 20 and 21."""
-    if config.variant in ("mel_base", "stft_base"):
-        return config.variant == "mel_base"
-    if config.merge_mode == "paper":
-        return config.variant != "dualspec_d"
-    mel = next(vae.mel for vae in vaes.values() if vae.mel is not None)
-    stft = next(vae.stft for vae in vaes.values() if vae.stft is not None)
-    return config.mid_phase == "vocoder" or not shares_framing(mel, stft)
 
 
 def _vae_account(task: VaeTaskConfig) -> Account:

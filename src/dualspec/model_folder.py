@@ -13,6 +13,7 @@ from dualspec.config import override, write_text_atomic
 from dualspec.diffusion.variant import VariantConfig
 from dualspec.files import read_json
 from dualspec.latents.vae import VaeConfig
+from dualspec.synthesis.reconstruct import shares_framing
 from dualspec.synthesis.vocoder import GriffinLimConfig, HifiGanConfig, IstftHeadConfig
 from dualspec.training.weights import read_config, read_notes, read_state, save_state
 
@@ -70,6 +71,17 @@ def read_index(folder: Path) -> list[str]:
     return [str(part) for part in index["parts"]]
 
 
+def needs_vocoder(config: VariantConfig, vaes: dict[str, VaeConfig]) -> bool:
+    """Tell whether a variant's last step vocodes. Paper section VI-B; decisions 20 and 21."""
+    if config.variant in ("mel_base", "stft_base"):
+        return config.variant == "mel_base"
+    if config.merge_mode == "paper":
+        return config.variant != "dualspec_d"
+    mel = next(vae.mel for vae in vaes.values() if vae.mel is not None)
+    stft = next(vae.stft for vae in vaes.values() if vae.stft is not None)
+    return config.mid_phase == "vocoder" or not shares_framing(mel, stft)
+
+
 def assemble(
     folder: str | Path,
     sources: dict[str, Path],
@@ -102,6 +114,12 @@ def assemble(
     unknown = sorted(set(sources) - {"denoiser", "vocoder", *variant.parts})
     if unknown:
         raise ValueError(f"sources must be parts of {variant.variant}, got {unknown[0]!r}; leave it out")
+    vaes = {part: read_config(sources[part], {"VaeConfig": VaeConfig}) for part in variant.parts}
+    if needs_vocoder(variant, vaes) and "vocoder" not in sources:
+        raise ValueError(
+            f"sources must name a vocoder for {variant.variant} in mode {variant.merge_mode!r}, got {sorted(sources)}; "
+            "add one, or set merge_mode=phase_delta with mid_phase=griffin_lim"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
     try:

@@ -87,6 +87,12 @@ def test_every_variant_generates_two_ears_from_words(trained, tmp_path, variant)
     assert torch.equal(copied.audios, again.audios)
 
 
+def test_a_variant_that_needs_a_vocoder_is_not_assembled_without(trained, tmp_path):
+    with pytest.raises(ValueError, match="must name a vocoder for mel_base"):
+        assemble(tmp_path / "model", {"denoiser": trained["mel_base"], "mel_vae": trained["mel_vae"]})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_mini_recipes_take_a_step(corpus, head, tmp_path):
     """The embedded model's own networks, narrowed: two frame-wise VAEs and the transformer."""
     narrow = [
