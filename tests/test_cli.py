@@ -388,7 +388,7 @@ def test_init_starts_from_weights_and_names_what_does_not_fit(data: Path, tmp_pa
     result = train(data, tmp_path / "b", "tiny/localizer", *steps(1), "--init", weights)
     assert result.exit_code == 0, result.output
     result = train(data, tmp_path / "c", "tiny/stft_vae", *steps(1), "--init", weights)
-    assert result.exit_code == 65 and "differences" in result.output
+    assert result.exit_code == 65 and "must be of VaeConfig, got LocalizerConfig" in result.output
 
 
 def test_truncated_checkpoints_and_weights_are_refused(data: Path, tmp_path: Path) -> None:
