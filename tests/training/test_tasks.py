@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dualspec.config import override
 from dualspec.data.datasets import load_clips
@@ -85,6 +86,37 @@ def test_every_variant_generates_two_ears_from_words(trained, tmp_path, variant)
         "EVENT: Hum & LOCATION: DOA 90", num_inference_steps=3, seed=6
     )
     assert torch.equal(copied.audios, again.audios)
+
+
+class NothingIsFetched(TorchDispatchMode):
+    """Refuses to read a number of floating point or truth from a tensor: on a GPU the host would wait for it.
+
+    Whole numbers are drawn by the host itself, for prompts and crops.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name
+        if name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero") and args[0].dtype != torch.int64:
+            raise AssertionError(f"{name} of {args[0].dtype} within a step")
+        if name == "aten::index" and any(index is not None and index.dtype == torch.bool for index in args[1]):
+            raise AssertionError("indexing by a mask within a step")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_step_does_not_wait_for_the_device(trained, corpus, head, tmp_path, room):
+    recipe = get_recipe(f"tiny/{room}")
+    vaes = {part: trained[part] for part in PARTS}
+    task = build_task(
+        recipe.task, corpus, head, device="cpu", num_bank_samples=recipe.num_bank_samples, vae_folders=vaes
+    )
+    trainer = Trainer(task, recipe.loop, tmp_path, Processes())
+    for trainer.state.step in (0, 1, 15):  # both adversaries take part from step 10 or progress 0.3
+        with NothingIsFetched():
+            logs = trainer._step()
+    assert all(torch.isfinite(value).all() for value in logs.values())
+    with pytest.raises(AssertionError, match="within a step"), NothingIsFetched():
+        float(next(iter(logs.values())))
 
 
 def test_a_variant_that_needs_a_vocoder_is_not_assembled_without(trained, tmp_path):

@@ -70,8 +70,9 @@ class PromptCache:
         missing = sorted({prompt for prompt in prompts if prompt not in self.states})
         if missing:
             embeds, mask = self.encoder.encode(missing)
-            for prompt, states, real in zip(missing, embeds, mask, strict=True):
-                self.states[prompt] = states[real].to(device, torch.float16)
+            lengths: list[int] = mask.sum(dim=1).tolist()
+            for prompt, states, length in zip(missing, embeds, lengths, strict=True):
+                self.states[prompt] = states[:length].to(device, torch.float16)
         chosen = [self.states[prompt] for prompt in prompts]
         while len(self.states) > self.max_prompts:
             del self.states[next(iter(self.states))]
@@ -173,14 +174,14 @@ class DiffusionTask:
         self, source: BinauralSource, indices: Tensor, directions: Tensor, random: StepRandom
     ) -> list[str]:
         """Draw descriptor, wording and one of several labels for each clip from the clip's own generator."""
-        prompts = []
+        prompts, azimuths_deg = [], source.azimuths_deg.tolist()
         rows = zip(indices.tolist(), directions.tolist(), random.row_generators(), strict=True)
         for index, direction, generator in rows:
             labels = source.bank.labels[index]
             labels = (labels,) if isinstance(labels, str) else labels
             label = labels[int(torch.randint(len(labels), (1,), generator=generator))]
             style = draw_location_style(generator)
-            azimuth_deg = float(source.azimuths_deg[direction])
+            azimuth_deg = azimuths_deg[direction]
             prompts.append(prompt_for(label, azimuth_deg, style, generator=generator, lexicon=self.config.lexicon))
         return prompts
 

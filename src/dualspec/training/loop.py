@@ -54,7 +54,6 @@ class RunState:
     step: int = 0
     elapsed_s: float = 0.0
     bad_steps: int = 0
-    bad_steps_in_a_row: int = 0
     stop_signal: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -99,6 +98,9 @@ class Trainer:
         }
         self.wrapped: dict[str, nn.Module] = {name: self._wrap(phase) for name, phase in task.phases.items()}
         self.writer: Any = None
+        # Stays on the device: [bad steps, bad steps in a row, most in a row], and whether this step is bad.
+        self._bad_counts = torch.zeros(3, device=processes.device)
+        self._bad = torch.zeros((), device=processes.device)
 
     def _wrap(self, phase: Phase) -> nn.Module:
         module: Any = phase
@@ -136,10 +138,12 @@ class Trainer:
                     self.averages[name][key].copy_(value)
         self.state.step, self.state.elapsed_s = step, facts["elapsed_s"]
         self.state.bad_steps = facts["bad_steps"]
+        self._bad_counts[0] = facts["bad_steps"]
         return step
 
     def save(self) -> None:
         """Write a checkpoint (process 0; the others wait)."""
+        self._count_bad_steps()
         if self.processes.is_main:
             tensors = {}
             for name, phase in self.task.phases.items():
@@ -165,9 +169,10 @@ class Trainer:
             while self.progress < 1.0 and not self._should_stop():
                 logs = self._step()
                 self.state.step += 1
-                self.state.elapsed_s = self.processes.same(already + time.monotonic() - started)
+                self.state.elapsed_s = self.processes.largest(already + time.monotonic() - started)
                 self.on_progress(min(1.0, self.progress))
                 if self.state.step % self.config.log_every == 0 or self.state.step == 1:
+                    self._count_bad_steps()
                     self._log("train", logs)
                 if self._validation_due():
                     self.validate()
@@ -194,7 +199,10 @@ class Trainer:
         return self.processes.any(self.state.stop_signal is not None)
 
     def _step(self) -> dict[str, Tensor]:
-        """Take one optimizer step of every active phase on this step's global batch."""
+        """Take one optimizer step of every active phase on this step's global batch.
+
+        Nothing here waits for the device: what goes in are clip indices and prompts, what comes out stays there.
+        """
         config, state, progress = self.config, self.state, self.progress
         indices = global_batch(self.task.num_clips, config.batch_size, state.step, config.seed)
         parts = []
@@ -205,9 +213,13 @@ class Trainer:
             with torch.no_grad():
                 parts.append((self.task.make_batch(indices[rows], random), random))
         logs: dict[str, Tensor] = {}
+        self._bad.zero_()
         for name, phase in self.task.phases.items():
             if phase.active(state.step, progress):
                 logs |= self._phase_step(name, phase, parts, progress)
+        total, in_a_row, most = self._bad_counts.unbind()
+        in_a_row = (in_a_row + 1) * self._bad
+        self._bad_counts = torch.stack([total + self._bad, in_a_row, most.maximum(in_a_row)])
         return logs
 
     def _phase_step(
@@ -240,28 +252,27 @@ class Trainer:
         )
         total = self.processes.sum(total) / self.processes.world_size
         logs |= {f"{name}_loss": total, f"{name}_grad_norm": norm}
-        if self._finite(total, norm):
-            for group in optimizer.param_groups:
-                group["lr"] = phase.optimizer_config.lr * self._lr_factor(progress)
-            optimizer.step()
-            self._average(name, phase)
+        bad = (~torch.isfinite(total + norm)).float()  # the same in every process, as both are
+        self._bad = self._bad.maximum(bad)
+        for group in optimizer.param_groups:
+            group["lr"] = phase.optimizer_config.lr * self._lr_factor(progress)
+        optimizer.found_inf = bad  # type: ignore[attr-defined]  # a fused optimizer skips the step where it is 1
+        optimizer.step()
+        self._average(name, phase)
         return logs
 
-    def _finite(self, total: Tensor, norm: Tensor) -> bool:
-        """Count a step whose loss or gradient is not finite; it is skipped by every process alike."""
-        if not self.processes.any(not bool(torch.isfinite(total + norm))):
-            self.state.bad_steps_in_a_row = 0
-            return True
-        self.state.bad_steps += 1
-        self.state.bad_steps_in_a_row += 1
-        self.report(f"warning: step {self.state.step} has a non-finite loss or gradient and is skipped")
-        if self.state.bad_steps_in_a_row > self.config.max_bad_steps:
+    def _count_bad_steps(self) -> None:
+        """Fetch the count of steps with a non-finite loss or gradient, which were skipped; refuse a run of them."""
+        total, _, most = (int(value) for value in self._bad_counts.tolist())
+        if total > self.state.bad_steps:
+            new = total - self.state.bad_steps
+            self.report(f"warning: {new} step(s) up to {self.state.step} had a non-finite loss or gradient; skipped")
+        self.state.bad_steps = total
+        if most > self.config.max_bad_steps:
             raise ValueError(
-                f"losses must be finite, got {self.state.bad_steps_in_a_row} bad steps in a row at step "
-                f"{self.state.step}; "
+                f"losses must be finite, got {most} bad steps in a row before step {self.state.step}; "
                 "lower the learning rate and resume from the last checkpoint"
             )
-        return False
 
     def _lr_factor(self, progress: float) -> float:
         warmup = min(1.0, (self.state.step + 1) / self.config.warmup_steps) if self.config.warmup_steps else 1.0
@@ -372,7 +383,9 @@ class Trainer:
 def _optimizer(phase: Phase) -> torch.optim.Optimizer:
     settings = phase.optimizer_config
     parameters = [parameter for parameter in phase.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(
+        parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+    )
 
 
 @contextlib.contextmanager

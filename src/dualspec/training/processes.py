@@ -48,7 +48,7 @@ class Processes:
         if kind == "cuda":
             kind = f"cuda:{os.environ.get('LOCAL_RANK', rank)}"
             torch.cuda.set_device(kind)
-        backend = "nccl" if kind.startswith("cuda") else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if kind.startswith("cuda") else "gloo"  # numbers of the host go by gloo
         torch.distributed.init_process_group(backend, timeout=timedelta(seconds=300))
         return cls(rank, world_size, kind)
 
@@ -70,15 +70,15 @@ class Processes:
         return total
 
     def any(self, flag: bool) -> bool:
-        """Return whether the flag is set in any process."""
-        return bool(self.sum(float(flag)) > 0) if self.world_size > 1 else flag
+        """Return whether the flag is set in any process; the device is not waited for."""
+        return self.largest(float(flag)) > 0
 
-    def same(self, value: float) -> float:
-        """Return process 0's value in every process."""
+    def largest(self, value: float) -> float:
+        """Return the largest of all processes' values in every process; the device is not waited for."""
         if self.world_size == 1:
             return value
-        shared = torch.tensor(value, dtype=torch.float64, device=self.device)
-        torch.distributed.broadcast(shared, 0)
+        shared = torch.tensor(value, dtype=torch.float64)
+        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
         return float(shared)
 
     def leave(self) -> None:
