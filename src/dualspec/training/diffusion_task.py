@@ -70,8 +70,8 @@ class PromptCache:
         missing = sorted({prompt for prompt in prompts if prompt not in self.states})
         if missing:
             embeds, mask = self.encoder.encode(missing)
-            lengths: list[int] = mask.sum(dim=1).tolist()
-            for prompt, states, length in zip(missing, embeds, lengths, strict=True):
+            counts = mask.sum(dim=1).tolist()
+            for prompt, states, length in zip(missing, embeds, counts, strict=True):
                 self.states[prompt] = states[:length].to(device, torch.float16)
         chosen = [self.states[prompt] for prompt in prompts]
         while len(self.states) > self.max_prompts:
