@@ -5,7 +5,6 @@ One process needs no launcher; `torchrun` gives several, each with its rows of t
 
 import contextlib
 import json
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from dualspec.training.checkpoint import (
     save_checkpoint,
 )
 from dualspec.training.processes import Processes
+from dualspec.training.signals import signals_noted
 from dualspec.training.task import Batch, Phase, StepRandom, Task, global_batch
 from dualspec.training.weights import load_strictly
 
@@ -165,7 +165,7 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         started, already = time.monotonic(), self.state.elapsed_s
         saved_step = self.state.step
-        with _signals_noted(self.state), self._logs():
+        with signals_noted(self._note_signal), self._logs():
             while self.progress < 1.0 and not self._should_stop():
                 logs = self._step()
                 self.state.step += 1
@@ -184,6 +184,9 @@ class Trainer:
             if self.state.stop_signal is None and not self._validation_due():
                 self.validate()
         return self.state
+
+    def _note_signal(self, number: int) -> None:
+        self.state.stop_signal = number
 
     def _validation_due(self) -> bool:
         return self.config.validate_every > 0 and self.state.step % self.config.validate_every == 0
@@ -386,27 +389,3 @@ def _optimizer(phase: Phase) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
     )
-
-
-@contextlib.contextmanager
-def _signals_noted(state: RunState) -> Iterator[None]:
-    """Note SIGINT, SIGTERM and SIGUSR1 in the state; the loop ends after the step. A second signal acts as usual."""
-    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    previous: dict[int, Any] = {}
-
-    def note(number: int, frame: object) -> None:
-        state.stop_signal = number
-        for watched_number in watched:
-            signal.signal(watched_number, previous[watched_number])
-
-    try:
-        for number in watched:
-            previous[number] = signal.signal(number, note)
-    except ValueError:  # not the main thread: the host program owns the signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number in watched:
-            signal.signal(number, previous[number])
