@@ -24,18 +24,21 @@ PACKAGE = REPOSITORY / "src" / "dualspec"
 # Data walks through the rooms in this order and never back: a room imports only from rooms above it.
 LEAVES = ("files", "config")
 ROOMS = (
-    *("audio", "text", "data", "features", "latents", "diffusion", "synthesis", "hearing", "plots", "evaluation"),
+    *("audio", "text", "data", "features", "latents", "diffusion", "synthesis", "hearing", "plots"),
     *(
-        "training",
         "importers",
+        "evaluation",
+        "training",
         "engine",
         "scenes",
         "model_folder",
         "pipeline",
         "generation",
+        "prompt_lists",
         "roundtrip",
         "recipes",
         "accounting",
+        "cascade",
         "cli",
         "web",
     ),

@@ -1,7 +1,8 @@
 """Direction of two-eared clips against the direction that was asked for.
 
-Conventions: azimuth in degrees counter-clockwise, 90 = left; ITD negative = left ear first; ILD positive = left
-louder. A clip without sound at both ears has no direction: it is counted, and left out of every mean.
+Conventions: the reference comes first; azimuth in degrees counter-clockwise, 90 = left; ITD negative = left ear first;
+ILD positive = left louder. A clip without sound at both ears has no direction: it is counted, and left out of every
+mean.
 """
 
 from dataclasses import dataclass
@@ -9,8 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dualspec.audio.azimuth import circular_error_deg, lateral_side, mirror_front_back_deg
-from dualspec.hearing.cues import InterauralCues
+from dualspec.audio.azimuth import (
+    NUM_SECTORS,
+    azimuth_class,
+    circular_error_deg,
+    lateral_side,
+    mirror_front_back_deg,
+)
+from dualspec.hearing.cues import InterauralCues, cue_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +36,86 @@ class DirectionRow:
     target_ild_db: float
 
 
+def validate(reference_deg: Tensor, estimate_deg: Tensor) -> tuple[Tensor, Tensor]:
+    """Check directions (N,) and (N,), degrees, N of 1 or more, and bring them to float64.
+
+    Raises:
+        ValueError: other shapes, no clip, or an angle that is not finite.
+    """
+    if reference_deg.ndim != 1 or reference_deg.shape != estimate_deg.shape or len(reference_deg) == 0:
+        raise ValueError(
+            f"directions must be two lists of one length of 1 or more, got {tuple(reference_deg.shape)} and "
+            f"{tuple(estimate_deg.shape)}; judge clips that can be heard"
+        )
+    if not bool(torch.isfinite(reference_deg).all() and torch.isfinite(estimate_deg).all()):
+        raise ValueError("directions must be finite, got NaN or infinity; leave clips without a direction out")
+    return reference_deg.double(), estimate_deg.double()
+
+
 def azimuth_accuracy(reference_deg: Tensor, estimate_deg: Tensor) -> float:
     """Return the share of estimates (N,) that equal the reference (N,). Equation (21)."""
-    return float((circular_error_deg(reference_deg, estimate_deg) < 1e-6).double().mean())
+    return float((circular_error_deg(*validate(reference_deg, estimate_deg)) < 1e-6).double().mean())
 
 
 def azimuth_mae_deg(reference_deg: Tensor, estimate_deg: Tensor) -> float:
     """Return the mean circular error of estimates (N,) in degrees. Equation (22)."""
-    return float(torch.as_tensor(circular_error_deg(reference_deg, estimate_deg)).double().mean())
+    return float(circular_error_deg(*validate(reference_deg, estimate_deg)).mean())
 
 
 def front_back_rate(reference_deg: Tensor, estimate_deg: Tensor) -> float:
-    """Return the share of clips (N,) heard nearer to the front-back mirror image of the reference than to it."""
-    off_axis = ((reference_deg % 180) - 90).abs() > 1e-6
-    error = torch.as_tensor(circular_error_deg(reference_deg, estimate_deg))
-    mirrored = torch.as_tensor(circular_error_deg(mirror_front_back_deg(reference_deg), estimate_deg))
-    return float((mirrored < error)[off_axis].double().mean())
+    """Return the share of clips (N,) heard nearer to the front-back mirror image of the reference than to it.
+
+    Clips at 90 and 270 degrees are their own mirror image and do not count; NaN where there are no others.
+    """
+    reference, estimate = validate(reference_deg, estimate_deg)
+    off_axis = ((reference % 180) - 90).abs() > 1e-6
+    mirrored = circular_error_deg(mirror_front_back_deg(reference), estimate)
+    return float((mirrored < circular_error_deg(reference, estimate))[off_axis].double().mean())
+
+
+def folded_error_deg(reference_deg: Tensor, estimate_deg: Tensor) -> Tensor:
+    """Return the circular error (N,) in degrees to the nearer one of the reference and its front-back mirror image."""
+    reference, estimate = validate(reference_deg, estimate_deg)
+    mirrored = circular_error_deg(mirror_front_back_deg(reference), estimate)
+    return torch.minimum(circular_error_deg(reference, estimate), mirrored)
+
+
+def confusion_matrix(reference_deg: Tensor, estimate_deg: Tensor, num_sectors: int = NUM_SECTORS) -> Tensor:
+    """Count clips (num_sectors, num_sectors) by the sector of the reference (row) and of the estimate (column)."""
+    rows, columns = (azimuth_class(angles, num_sectors) for angles in validate(reference_deg, estimate_deg))
+    return torch.bincount(rows * num_sectors + columns, minlength=num_sectors**2).reshape(num_sectors, num_sectors)
+
+
+def evaluate(reference_deg: Tensor, estimate_deg: Tensor, expectation_deg: Tensor) -> dict[str, float]:
+    """Compute all metrics of what a localizer says.
+
+    Args:
+        reference_deg: (N,) asked directions.
+        estimate_deg: (N,) centres of the most probable sectors.
+        expectation_deg: (N,) mean directions over the sectors' probabilities (decision 25).
+
+    Returns:
+        "azimuth_accuracy", "azimuth_mae_deg", "expectation_mae_deg", "folded_mae_deg", and "front_back_rate" if a clip
+        has a mirror image.
+    """
+    result = {
+        "azimuth_accuracy": azimuth_accuracy(reference_deg, estimate_deg),
+        "azimuth_mae_deg": azimuth_mae_deg(reference_deg, estimate_deg),
+        "expectation_mae_deg": azimuth_mae_deg(reference_deg, expectation_deg),
+        "folded_mae_deg": float(folded_error_deg(reference_deg, estimate_deg).mean()),
+    }
+    mirrored = front_back_rate(reference_deg, estimate_deg)
+    return result if mirrored != mirrored else result | {"front_back_rate": mirrored}
+
+
+def cue_error_medians(reference: InterauralCues, estimate: InterauralCues) -> dict[str, float]:
+    """Return the medians over clips of the errors of cues, each (N,).
+
+    Returns:
+        "itd_error_us", "ild_error_db", "coherence_error"; a cue that no clip has is absent.
+    """
+    medians = {name: float(values.nanmedian()) for name, values in vars(cue_errors(reference, estimate)).items()}
+    return {name: value for name, value in medians.items() if value == value}
 
 
 def on_correct_side(azimuths_deg: Tensor, cues: InterauralCues) -> Tensor:

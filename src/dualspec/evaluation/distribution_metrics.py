@@ -1,0 +1,191 @@
+"""How far a set of generated clips is from a set of real ones, in the space of an audio classifier.
+
+The task: a classifier (see `embedders`) gives each clip an embedding, for the Fréchet distance, and class scores, for
+the Kullback-Leibler divergence and the inception score. All numbers depend on the classifier: name it beside them. All
+are computed in float64 on the CPU.
+
+Conventions: the reference comes first. The Fréchet distance compares two sets of any order and size; it falls with the
+number of clips, so compare values of equal counts alone. The divergence compares pairs: row by row the same clip. The
+`compat` form of each is audioldm_eval's, whose numbers the field prints.
+
+Paper equations (19) and (20).
+"""
+
+from typing import Literal
+
+import torch
+from numpy.random import RandomState
+from torch import Tensor
+
+Mode = Literal["softmax", "sigmoid"]
+COMPAT_EPSILON = 1e-6
+"""What audioldm_eval adds to the estimate's probabilities before it takes their logarithm."""
+COMPAT_SPLITS = 10
+"""The number of parts over which audioldm_eval averages the inception score."""
+COMPAT_SEED = 2020
+
+
+def validate(values: Tensor, name: str, *, min_clips: int = 1) -> Tensor:
+    """Check one set of embeddings or logits and bring it to float64 on the CPU.
+
+    Args:
+        values: (N, D), one row for each clip.
+        name: what the error calls it.
+        min_clips: fewest rows.
+
+    Raises:
+        ValueError: another shape, too few clips, or values that are not finite.
+    """
+    if values.ndim != 2 or values.shape[1] == 0 or not values.is_floating_point():
+        raise ValueError(f"{name} must be floating point with shape (N, D), got {values.dtype} {tuple(values.shape)}")
+    if len(values) < min_clips:
+        raise ValueError(f"{name} must hold {min_clips} clips or more, got {len(values)}; judge more clips")
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"{name} must be finite, got NaN or infinity; look for the clip that gives it")
+    return values.detach().to("cpu", torch.float64)
+
+
+def frechet_distance(reference: Tensor, estimate: Tensor) -> float:
+    """Measure the Fréchet distance between two sets of embeddings, each taken as a Gaussian.
+
+    With centred rows A and B, scaled so that AᵀA and BᵀB are the (unbiased) covariances, the trace of the matrix root
+    in the definition is the sum of the singular values of A Bᵀ. So no root is taken, nothing can turn complex, and sets
+    of fewer clips than dimensions are as good as others.
+
+    Args:
+        reference: (N, D) embeddings, N of 2 or more.
+        estimate: (M, D) embeddings, M of 2 or more.
+
+    Returns:
+        The distance, 0 or more; it has the square of the embeddings' unit.
+
+    Raises:
+        ValueError: one clip alone (it has no covariance), or sets of different dimensions.
+
+    Paper Eq. (19).
+    """
+    reference = validate(reference, "reference embeddings", min_clips=2)
+    estimate = validate(estimate, "estimate embeddings", min_clips=2)
+    if reference.shape[1] != estimate.shape[1]:
+        raise ValueError(
+            f"embeddings must have one dimension, got {reference.shape[1]} and {estimate.shape[1]}; "
+            "use one classifier for both"
+        )
+    first, second = (_covariance_root(values) for values in (reference, estimate))
+    cross = torch.linalg.svdvals(first @ second.T).sum()
+    means = (reference.mean(dim=0) - estimate.mean(dim=0)).square().sum()
+    return max(0.0, float(means + first.square().sum() + second.square().sum() - 2.0 * cross))
+
+
+def _covariance_root(values: Tensor) -> Tensor:
+    """Return R (min(N, D), D) with RᵀR the unbiased covariance of values (N, D)."""
+    centred = (values - values.mean(dim=0)) / (len(values) - 1) ** 0.5
+    return torch.linalg.qr(centred, mode="r").R
+
+
+def kl_divergence(
+    reference_logits: Tensor, estimate_logits: Tensor, *, mode: Mode = "softmax", epsilon: float = 0.0
+) -> float:
+    """Average the Kullback-Leibler divergence of each estimate's class probabilities from its reference's.
+
+    Args:
+        reference_logits: (N, C) class scores.
+        estimate_logits: (N, C), row by row of the clips that belong to those.
+        mode: "softmax" makes the scores one distribution over the classes; "sigmoid" one probability for each class, of
+            which audioldm_eval sums p ln(p / q) over the classes without their complements: it can be negative.
+        epsilon: added to the estimate's probabilities; `COMPAT_EPSILON` for audioldm_eval's number, which is a little
+            below zero for equal clips.
+
+    Returns:
+        The mean over pairs, nats.
+
+    Raises:
+        ValueError: shapes that differ, or an unknown mode.
+
+    Paper section V-C.
+    """
+    reference = validate(reference_logits, "reference logits")
+    estimate = validate(estimate_logits, "estimate logits")
+    if reference.shape != estimate.shape:
+        raise ValueError(
+            f"logits must be pairs of clips, got {tuple(reference.shape)} and {tuple(estimate.shape)}; "
+            "give every reference one estimate of the same name"
+        )
+    wanted, found = _log_probabilities(reference, mode), _log_probabilities(estimate, mode)
+    if epsilon > 0:
+        found = (found.exp() + epsilon).log()
+    return float((wanted.exp() * (wanted - found)).sum(dim=1).mean())
+
+
+def _log_probabilities(logits: Tensor, mode: Mode) -> Tensor:
+    if mode not in ("softmax", "sigmoid"):
+        raise ValueError(f'mode must be "softmax" or "sigmoid", got {mode!r}; choose one')
+    return logits.log_softmax(dim=1) if mode == "softmax" else torch.nn.functional.logsigmoid(logits)
+
+
+def inception_score(
+    logits: Tensor, *, num_splits: int = 1, seed: int = COMPAT_SEED, mode: Mode = "softmax"
+) -> tuple[float, float]:
+    """Measure how certain the classifier is of each clip and how many classes the set covers.
+
+    Args:
+        logits: (N, C) class scores of the generated clips.
+        num_splits: parts, each scored alone; 1 scores all clips together, `COMPAT_SPLITS` is audioldm_eval's number,
+            which is lower for few clips.
+        seed: of the shuffle before the split, as numpy's RandomState.
+        mode: "softmax", or "sigmoid" with each clip's probabilities scaled to the sum 1.
+
+    Returns:
+        Mean and standard deviation over the parts; 1 (all clips alike) to C.
+
+    Raises:
+        ValueError: fewer clips than parts, or an unknown mode.
+
+    Paper Eq. (20).
+    """
+    if num_splits < 1:
+        raise ValueError(f"num_splits must be 1 or more, got {num_splits}; audioldm_eval uses {COMPAT_SPLITS}")
+    logits = validate(logits, "logits", min_clips=num_splits)
+    # audioldm_eval's own generator: the parts are the same clips as in its numbers, and no shared state is touched.
+    order = torch.from_numpy(RandomState(seed).permutation(len(logits)))
+    log_p = _log_probabilities(logits[order], mode)
+    log_p = log_p - log_p.logsumexp(dim=1, keepdim=True)
+    bounds = [index * len(log_p) // num_splits for index in range(num_splits + 1)]
+    scores = torch.stack([_score(log_p[bounds[part] : bounds[part + 1]]) for part in range(num_splits)])
+    return float(scores.mean()), float(scores.std(correction=0))
+
+
+def _score(log_p: Tensor) -> Tensor:
+    marginal = log_p.exp().mean(dim=0).log().clamp(min=torch.finfo(log_p.dtype).min)
+    return (log_p.exp() * (log_p - marginal)).sum(dim=1).mean().exp()
+
+
+def evaluate(
+    reference_embeddings: Tensor,
+    estimate_embeddings: Tensor,
+    reference_logits: Tensor,
+    estimate_logits: Tensor,
+    *,
+    compat: bool = False,
+) -> dict[str, float]:
+    """Compute all metrics of this module for paired clips.
+
+    Args:
+        reference_embeddings: (N, D).
+        estimate_embeddings: (N, D).
+        reference_logits: (N, C).
+        estimate_logits: (N, C).
+        compat: audioldm_eval's constants.
+
+    Returns:
+        "fd", "kl", "kl_sigmoid", "inception_score", "inception_score_std".
+    """
+    epsilon = COMPAT_EPSILON if compat else 0.0
+    score, deviation = inception_score(estimate_logits, num_splits=COMPAT_SPLITS if compat else 1)
+    return {
+        "fd": frechet_distance(reference_embeddings, estimate_embeddings),
+        "kl": kl_divergence(reference_logits, estimate_logits, epsilon=epsilon),
+        "kl_sigmoid": kl_divergence(reference_logits, estimate_logits, mode="sigmoid", epsilon=epsilon),
+        "inception_score": score,
+        "inception_score_std": deviation,
+    }

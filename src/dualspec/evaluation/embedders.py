@@ -1,0 +1,182 @@
+"""Audio classifiers that give embeddings and class scores of clips, behind one interface; named in every result.
+
+A classifier's weights are never downloaded: they lie in a cache folder (`$DUALSPEC_CACHE/embedders`, else
+`~/.cache/dualspec/embedders`) or at a path that is given, and are known by their SHA-256.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from dualspec.audio.waveform import resample
+from dualspec.evaluation.efficientat import EfficientAt
+from dualspec.evaluation.panns import Cnn14
+from dualspec.importers.torch_file import read_torch_tensors
+
+CHUNK = 8
+"""Clips that go through a network at once: more at a time are slower on a CPU."""
+MIN_SECONDS = 0.1
+"""Shorter clips have too few frames to be judged."""
+UNCHECKED = ",unchecked"
+_MAX_WEIGHT_BYTES = 2**30
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Embedding:
+    """What a classifier says of B clips, on the CPU."""
+
+    embeddings: Tensor
+    """(B, D) float32, the layer before the last; for the Fréchet distance."""
+    logits: Tensor
+    """(B, C) float32 class scores."""
+
+
+class Embedder(Protocol):
+    """A classifier of sound."""
+
+    name: str
+    weights_sha256: str
+    sample_rate: int
+    embedding_dim: int
+    num_classes: int
+    probabilities: Literal["sigmoid", "softmax"]
+
+    def __call__(self, waveform: Tensor, sample_rate: int) -> Embedding:
+        """Embed mono waveforms (B, S), in [-1, 1], of any sample rate in Hz."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownEmbedder:
+    """One network that can be asked for by name."""
+
+    file_name: str
+    source: str
+    sha256: str
+    build: Callable[[], EfficientAt | Cnn14]
+    key: str | None
+    """Where the tensors lie in the file."""
+
+
+KNOWN = {
+    "mn04_as": KnownEmbedder(
+        file_name="mn04_as_mAP_432.pt",
+        source="https://github.com/fschmid56/EfficientAT/releases/tag/v0.0.1",
+        sha256="899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c",
+        build=EfficientAt,
+        key=None,
+    ),
+    "cnn14_16k": KnownEmbedder(
+        file_name="Cnn14_16k_mAP=0.438.pth",
+        source="https://zenodo.org/records/3987831",
+        sha256="e2ee543a27919542c2ea03eabaa70b24dcd4e6c8e05621de6b67a94e4c5058e6",
+        build=Cnn14,
+        key="model",
+    ),
+}
+
+
+class NetworkEmbedder:
+    """A torch network as an `Embedder`: resamples, works in small batches, answers on the CPU."""
+
+    probabilities: Literal["sigmoid", "softmax"] = "sigmoid"
+
+    def __init__(
+        self, name: str, network: EfficientAt | Cnn14, weights_sha256: str, device: str | torch.device = "cpu"
+    ) -> None:
+        """Take a network that is in evaluation mode."""
+        self.name, self.weights_sha256, self.sample_rate = name, weights_sha256, network.sample_rate
+        self.embedding_dim, self.num_classes = network.embedding_dim, network.num_classes
+        self.network = network.to(device)
+        self._device = torch.device(device)
+
+    @torch.inference_mode()
+    def __call__(self, waveform: Tensor, sample_rate: int) -> Embedding:
+        """Embed clips.
+
+        Args:
+            waveform: (B, S) mono, in [-1, 1].
+            sample_rate: Hz; resampled to the network's own.
+
+        Returns:
+            Embeddings and logits, float32, on the CPU.
+
+        Raises:
+            ValueError: another shape, a clip under 0.1 s, or samples that are not finite.
+        """
+        if waveform.ndim != 2 or not waveform.is_floating_point() or len(waveform) == 0:
+            raise ValueError(
+                f"waveform must be floating point with shape (B, S), got {waveform.dtype} {tuple(waveform.shape)}; "
+                "give each ear as a mono clip"
+            )
+        if waveform.shape[1] < MIN_SECONDS * sample_rate:
+            raise ValueError(
+                f"waveform must last {MIN_SECONDS} s or more, got {waveform.shape[1]} samples at {sample_rate} Hz; "
+                "leave such clips out"
+            )
+        if not bool(torch.isfinite(waveform).all()):
+            raise ValueError("waveform must be finite, got NaN or infinity; leave such clips out")
+        chunks = [
+            self.network(resample(chunk, sample_rate, self.sample_rate).to(self._device))
+            for chunk in waveform.split(CHUNK)
+        ]
+        embeddings, logits = (torch.cat(parts).float().cpu() for parts in zip(*chunks, strict=True))
+        return Embedding(embeddings=embeddings, logits=logits)
+
+
+def load_embedder(spec: str, device: str | torch.device = "cpu") -> Embedder:
+    """Load a classifier by name.
+
+    Args:
+        spec: "NAME" looks into the cache folder, "NAME=PATH" reads that file; ",unchecked" behind it accepts a file of
+            unknown SHA-256, for weights of one's own.
+        device: where the network runs.
+
+    Returns:
+        The classifier, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: the weights are not there; the message says where to get them.
+        ValueError: an unknown name, or a file that is not the published one.
+    """
+    name, _, given = spec.removesuffix(UNCHECKED).partition("=")
+    if name not in KNOWN:
+        raise ValueError(
+            f'embedder must be "NAME", "NAME=PATH" or "NAME=PATH,unchecked" with a name of {", ".join(KNOWN)}, '
+            f"got {spec!r}; correct it"
+        )
+    known = KNOWN[name]
+    path = Path(given).expanduser() if given else cache_folder() / known.file_name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no weights of {name} at {path}; get {known.file_name} from {known.source}, put it there or name its path "
+            f'by "{name}=PATH"'
+        )
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != known.sha256 and not spec.endswith(UNCHECKED):
+        raise ValueError(
+            f"{path} must have the SHA-256 {known.sha256}, got {sha256}; get the file from {known.source}, or add "
+            '",unchecked" to use weights of your own'
+        )
+    network = known.build()
+    try:
+        network.load_state_dict(read_torch_tensors(path, key=known.key, max_bytes=_MAX_WEIGHT_BYTES), strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path} must hold the tensors of {name}, got others ({reason}); give the right file"
+        ) from error
+    network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return NetworkEmbedder(name, network, sha256, device)
+
+
+def cache_folder() -> Path:
+    """Return the folder in which weights of classifiers are looked for."""
+    named = os.environ.get("DUALSPEC_CACHE")
+    return Path(named) / "embedders" if named else Path.home() / ".cache" / "dualspec" / "embedders"

@@ -1,0 +1,1 @@
+"""Published weights into our rooms: the only readers of pickled files."""
