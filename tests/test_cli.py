@@ -125,7 +125,7 @@ def test_generate_takes_every_setting(tiny_model: Path, tmp_path: Path) -> None:
     assert record["prompt"] == PROMPT and record["seed"] == 7 and record["subtype"] == "PCM_24"
     expected = {"sampler": "unipc", "num_inference_steps": 2, "guidance_scale": 1.5}
     assert record["sampling"].items() >= expected.items()
-    assert "dog.flac: 0.5 s, seed 7, azimuth 270" in result.output
+    assert "dog.flac: 0.5 s, seed 7, asked 270, heard" in result.output
     assert "replaced" in done("generate", *words).output
 
 
@@ -214,6 +214,7 @@ def test_generation_needs_neither_head_nor_renderer(tiny_model: Path, tmp_path: 
     result, _ = in_new_process("-c", code, *words, "-o", str(tmp_path / "barred" / "dog.wav"))
     assert result.returncode == 0, result.stderr
     done(*words, "-o", tmp_path / "free" / "dog.wav")
+    assert json.loads((tmp_path / "barred" / "dog.json").read_text())["direction"]["heard_deg"] is not None
     for name in ("dog.wav", "dog.json", "dog.png"):
         assert (tmp_path / "barred" / name).read_bytes() == (tmp_path / "free" / name).read_bytes(), name
 
@@ -335,7 +336,7 @@ def steps(number: int) -> tuple[str, ...]:
     return ("--set", f"loop.max_steps={number}", "--set", "loop.log_every=1")
 
 
-def test_from_recordings_to_sound(data: Path, tmp_path: Path) -> None:
+def test_from_recordings_to_sound(data: Path, tmp_path: Path, write_sofa: Callable[..., Path]) -> None:
     """prepare, train a VAE, train the denoiser on it, assemble, generate: by commands alone."""
     runs = tmp_path / "runs"
     missing = train(data, runs, "tiny/stft_base", *steps(2))
@@ -348,8 +349,9 @@ def test_from_recordings_to_sound(data: Path, tmp_path: Path) -> None:
     result = train(data, runs, "tiny/stft_base", *steps(2), *named, "--export", "fp16")
     assert result.exit_code == 0, result.output
     parts = [f"denoiser={runs / 'tiny/stft_base/weights'}", f"stft_vae={runs / 'tiny/stft_vae/weights'}"]
-    done("assemble", tmp_path / "model", "--part", parts[0], "--part", parts[1])
+    done("assemble", tmp_path / "model", "--part", parts[0], "--part", parts[1], "--hrir", write_sofa())
     done("generate", PROMPT, "-o", tmp_path / "dog.wav", "--model", tmp_path / "model", "--no-picture")
+    assert json.loads((tmp_path / "dog.json").read_text())["direction"]["target"]["name"] == "sphere"
     assert audio_info(tmp_path / "dog.wav").num_frames == NUM_SAMPLES
     unknown = dualspec("assemble", tmp_path / "other", "--part", parts[0], "--part", "ear=x", "--part", parts[1])
     assert unknown.exit_code == 65 and "got 'ear'" in unknown.output and not (tmp_path / "other").exists()

@@ -68,7 +68,7 @@ def target(tmp_path: Path) -> Path:
         (["EVENT: Dog bark & LOCATION: 13 o'clock"], "clock hour must be 1 to 12"),
         (["EVENT: a & EVENT: b & LOCATION: DOA 0"], "at most once"),
         (["dog on the left " * 50], "at most 500 characters"),
-        ([], "one of PROMPT, --event with --azimuth, or --prompts"),
+        ([], "one of PROMPT, --event with --azimuth, --prompts or --manifest"),
         ([PROMPT, "--event", "dog", "--azimuth", "0"], "none or several"),
         (["--event", "dog", "--azimuth", "400"], "azimuth_deg must be a number with 0 <= azimuth_deg < 360"),
         (["--event", "dog", "--azimuth", "-90"], "say 270"),
@@ -80,6 +80,14 @@ def target(tmp_path: Path) -> Path:
         ([PROMPT, "--guidance", "99"], "--guidance"),
         ([PROMPT, "--seed", "-1"], "--seed"),
         ([PROMPT, "--num", "0"], "--num"),
+        ([PROMPT, "--best-of", "0"], "--best-of"),
+        (
+            ["EVENT: Rain", "--allow-no-direction", "--best-of", "2"],
+            "--best-of must have prompts that name a direction",
+        ),
+        ([PROMPT, "--no-proof", "--target-head", "x.sofa"], "--target-head must come with the proof"),
+        ([PROMPT, "--manifest", "x.jsonl"], "none or several"),
+        (["--manifest", "x.jsonl"], "--manifest must come with a folder"),
         ([PROMPT, "--sampler", "euler"], "not one of 'ddpm', 'ddim', 'dpmpp', 'unipc'"),
         ([PROMPT, "--device", "abacus"], "device must be 'cpu', 'cuda' or 'cuda:N'"),
         ([PROMPT, "--duration", "60"], "audio_length_in_s must be 0.1 to"),
@@ -226,10 +234,21 @@ def test_truncated_models_are_refused(
     nothing_new(target.parent)
 
 
+def test_a_damaged_target_is_refused(knock: Knock, target: Path, tmp_path: Path, tiny_model: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (model / "head.json").write_text("{}")
+    refuses(knock("generate", PROMPT, "-o", target, "--model", model), BAD_DATA, "head.json must be an object")
+    nothing_new(target.parent)
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ["generate", PROMPT, "--model", "absent"],
+        ["generate", "--manifest", "absent.jsonl", "-o", "."],
+        ["generate", PROMPT, "-o", "x.wav", "--target-head", "absent.sofa"],
+        ["assemble", "out", "--part", "denoiser=absent", "--hrir", "absent.sofa"],
         ["train", "tiny/stft_vae", "--data", "absent"],
         ["train", "tiny/stft_base", "--data", "absent"],
         ["train", "tiny/stft_vae", "--data", "absent", "--hrir", "absent.sofa"],
@@ -252,11 +271,11 @@ def full_disk(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("writer", ["write_waveform", "write_text_atomic", "os.replace"])
+@pytest.mark.parametrize("writer", ["generation.write_waveform", "generation.write_text_atomic", "files.os.replace"])
 def test_a_full_disk_leaves_nothing(
     knock: Knock, target: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, writer: str
 ) -> None:
-    monkeypatch.setattr(f"dualspec.generation.{writer}", full_disk)
+    monkeypatch.setattr(f"dualspec.{writer}", full_disk)
     refuses(knock("generate", PROMPT, "-o", target, "--model", tiny_model), IO_ERROR, "No space left on device")
     nothing_new(target.parent)
 

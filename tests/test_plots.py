@@ -77,6 +77,17 @@ def test_left_is_drawn_on_the_left(tmp_path: Path) -> None:
         assert blue[:, columns].sum() > 0.95 * blue.sum() > 500
 
 
+def test_the_dial_beside_the_ears_shows_where_it_was_heard(tmp_path: Path) -> None:
+    centres = []
+    for heard_deg in (None, 90.0, 270.0):
+        path = tmp_path / "ears.png"
+        spectrogram_figure(torch.zeros(2, 8000), RATE, path, azimuth_deg=0.0, heard_deg=heard_deg)
+        dial = pixels(path)[:120, 600:740]  # above the legend, left of the colour bar
+        red = (dial[..., 0] > 0.6) & (dial[..., 1] < 0.35) & (dial[..., 2] < 0.35)
+        centres.append(np.nonzero(red)[1].mean() if red.any() else None)
+    assert centres[0] is None and centres[1] < centres[2] - 20
+
+
 def test_curves(tmp_path: Path) -> None:
     path = tmp_path / "curves.png"
     curves = {"train": [(step, 1.0 / (1 + step)) for step in range(100)], "valid": [(0, 1.0), (50, math.nan)]}

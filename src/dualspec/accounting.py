@@ -1,5 +1,6 @@
-"""What a recipe builds, without building it: shapes at every door, and parameters counted on the meta device."""
+"""What a recipe builds, without building it: shapes at every door, parameters and operations on the meta device."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -9,13 +10,15 @@ import torch
 from torch import nn
 
 from dualspec.diffusion.denoiser import build_denoiser
+from dualspec.diffusion.variant import VariantConfig
 from dualspec.hearing.localizer import Localizer
 from dualspec.latents.adversary import PatchDiscriminator, PatchDiscriminatorConfig
 from dualspec.latents.pairing import LatentPairing
 from dualspec.latents.vae import SpectrogramVae, VaeConfig
 from dualspec.model_folder import needs_vocoder
+from dualspec.pipeline import DualSpecPipeline
 from dualspec.recipes import Recipe, get_recipe, vae_configs
-from dualspec.synthesis.vocoder import VocoderConfig, build_vocoder
+from dualspec.synthesis.vocoder import GriffinLimConfig, HifiGanConfig, VocoderConfig, build_vocoder
 from dualspec.text.encoder import TextEncoderConfig, t5_large_encoder_config
 from dualspec.training.diffusion_task import DiffusionTaskConfig
 from dualspec.training.localizer_task import LocalizerTaskConfig
@@ -162,19 +165,123 @@ def _text_encoder_parameters(config: TextEncoderConfig) -> int | None:
     """Count a frozen text encoder; None for files that only their owner knows."""
     if config.kind == "hash":
         return 0
-    if config.kind == "t5" and config.name_or_path in T5_LARGE_NAMES:
-        return _size(_t5_large, None)
-    if config.kind == "minilm" and not config.name_or_path:
-        from transformers import BertConfig, BertModel
+    model = _text_model(config)
+    return None if model is None else count_parameters(model)
 
-        sizes = BertConfig(
-            hidden_size=MINILM_WIDTH, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
-        )
-        return count_parameters(BertModel(sizes, add_pooling_layer=False))
+
+@cache
+def _text_model(config: TextEncoderConfig) -> nn.Module | None:
+    """Build a known text encoder's layers, on the meta device."""
+    with torch.device("meta"):
+        if config.kind == "t5" and config.name_or_path in T5_LARGE_NAMES:
+            from transformers import T5EncoderModel
+
+            return T5EncoderModel(t5_large_encoder_config()).requires_grad_(False)
+        if config.kind == "minilm" and not config.name_or_path:
+            from transformers import BertConfig, BertModel
+
+            sizes = BertConfig(
+                hidden_size=MINILM_WIDTH, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+            )
+            return BertModel(sizes, add_pooling_layer=False).requires_grad_(False)
     return None
 
 
-def _t5_large(_: None) -> nn.Module:
-    from transformers import T5EncoderModel
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Floating-point operations of one clip, in 1e9; additions and multiplications count alike.
 
-    return T5EncoderModel(t5_large_encoder_config())
+    Protocol: torch.utils.flop_counter on the forward passes of the real modules. Matrix products, convolutions and
+    attention count, transforms (FFT) and element-wise work do not. Texts have the encoder's full length, and each step
+    evaluates the denoiser twice, for guidance. Table II.
+    """
+
+    text: float  # both texts through the encoder; 0 for one whose layers are not known here
+    step: float  # one denoising step
+    decode: float  # decoders of all VAEs, and the vocoder for every ear it vocodes
+    num_steps: int  # denoising steps of the variant
+    duration_s: float  # of the clip
+
+    def per_second(self, num_steps: int | None = None) -> float:
+        """Return 1e9 operations for one second of audio with so many steps; the variant's own number when None."""
+        steps = self.num_steps if num_steps is None else num_steps
+        return (self.text + steps * self.step + self.decode) / self.duration_s
+
+
+def compute(config: VariantConfig, vaes: dict[str, VaeConfig], vocoder: VocoderConfig | None) -> Compute:
+    """Count the operations of a variant with these parts, on the meta device: sizes alone matter, weights do not."""
+    length, width = config.text_encoder.max_tokens, config.denoiser.cross_attention_dim
+    shapes = config.latent_shapes(vaes)
+    with torch.device("meta"), torch.no_grad():
+        denoiser = build_denoiser(config.denoiser).eval().requires_grad_(False)
+        packed = torch.zeros(2, *LatentPairing(config.pairing, shapes).packed_shape)
+        states, mask = torch.zeros(2, length, width), torch.ones(2, length, dtype=torch.bool)
+        step = _operations(denoiser, packed, torch.zeros(2, dtype=torch.int64), states, mask)
+        decode = 0.0
+        for vae in vaes.values():
+            latents = torch.zeros(vae.num_latents, *vae.latent_shape(config.num_samples))
+            decode += _operations(SpectrogramVae(vae).eval().requires_grad_(False).decode_channels, latents)
+        text = _text_operations(config.text_encoder, length)
+    if vocoder is not None and not isinstance(vocoder, GriffinLimConfig):
+        # an inverse STFT looks at values, so the vocoder with one runs for real; it is small
+        with torch.device("meta" if isinstance(vocoder, HifiGanConfig) else "cpu"), torch.no_grad():
+            ears = 1 if config.merge_mode == "phase_delta" else 2
+            frames = vocoder.mel.num_frames(config.num_samples)
+            network = build_vocoder(vocoder).eval().requires_grad_(False)
+            decode += _operations(network, torch.zeros(ears, frames, vocoder.mel.n_mels))
+    steps, seconds = config.sampling.num_inference_steps, config.num_samples / config.sample_rate
+    return Compute(text=text, step=step, decode=decode, num_steps=steps, duration_s=seconds)
+
+
+def recipe_compute(recipe: Recipe) -> Compute:
+    """Count the operations of a variant's recipe.
+
+    Raises:
+        ValueError: the recipe trains no variant.
+    """
+    if not isinstance(recipe.task, DiffusionTaskConfig):
+        raise ValueError(f"recipe must be of a variant, got {recipe.name}; its parts are counted within one")
+    config = recipe.task.variant
+    vaes = vae_configs(recipe.name, config.variant)
+    return compute(config, vaes, _vocoder_of(recipe) if needs_vocoder(config, vaes) else None)
+
+
+def pipeline_parameters(pipeline: DualSpecPipeline) -> int:
+    """Return the number of parameters of all parts of a loaded model, the text encoder included."""
+    vocoder = [pipeline.vocoder] if pipeline.vocoder is not None else []
+    return sum(map(count_parameters, [pipeline.denoiser, pipeline.text_encoder, *pipeline.vaes.values(), *vocoder]))
+
+
+def pipeline_compute(pipeline: DualSpecPipeline) -> Compute:
+    """Count the operations of a loaded model."""
+    vaes = {part: vae.config for part, vae in pipeline.vaes.items()}
+    vocoder: Any = pipeline.vocoder.config if pipeline.vocoder is not None else None
+    return compute(pipeline.config, vaes, vocoder)
+
+
+def pipeline_seconds(pipeline: DualSpecPipeline, prompt: str, *, num_runs: int = 3) -> float:
+    """Return the seconds that one second of audio takes: batch 1, all steps, the best of some runs after a first."""
+    times = []
+    for seed in range(num_runs + 1):
+        begin = time.perf_counter()
+        pipeline(prompt, seed=seed)
+        if pipeline.device.type == "cuda":
+            torch.cuda.synchronize(pipeline.device)
+        times.append(time.perf_counter() - begin)
+    return min(times[1:]) / pipeline.max_duration_s
+
+
+def _operations(forward: Callable[..., Any], *inputs: torch.Tensor) -> float:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        forward(*inputs)
+    return counter.get_total_flops() / 1e9
+
+
+def _text_operations(config: TextEncoderConfig, length: int) -> float:
+    model = _text_model(config)
+    if model is None:
+        return 0.0
+    tokens = torch.zeros(2, length, dtype=torch.int64)
+    return _operations(lambda ids: model(input_ids=ids), tokens)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +44,27 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def all_or_nothing(folder: Path) -> Iterator[Path]:
+    """Lend a folder beside the target; its files move into the target together, when the block ends without error.
+
+    Raises:
+        OSError: a file cannot be written, or a folder bears its name.
+    """
+    temporary = folder / f".tmp-{secrets.token_hex(8)}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        files = sorted(temporary.iterdir())
+        for file in files:
+            if (folder / file.name).is_dir():
+                raise OSError(f"output must be a file, got the folder {folder / file.name}; choose another name")
+        for file in files:
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Write bytes to a file that appears whole or not at all.
 
@@ -59,6 +82,12 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
         OSError: the folder is absent or the disk refuses; the former content stays.
     """
     write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return a file's SHA-256 as hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: str | os.PathLike[str], *, max_bytes: int = MAX_JSON_BYTES) -> Any:

@@ -5,12 +5,8 @@ Nothing here reads a head or renders a direction, but for `rerender`, whose resu
 
 import json
 import math
-import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from dualspec.audio.waveform import write_waveform
+from dualspec.audio.waveform import read_waveform, write_waveform
 from dualspec.config import to_dict
 from dualspec.diffusion.sampler import SamplingConfig
-from dualspec.files import write_text_atomic
+from dualspec.files import all_or_nothing, write_text_atomic
+from dualspec.hearing.proof import DirectionJudge, placement_scores
+from dualspec.model_folder import LoadedLocalizer
 from dualspec.pipeline import DualSpecPipeline
 from dualspec.synthesis.mid_signal import common_phase_mid
 from dualspec.text.encoder import MINILM_SHA256
@@ -44,8 +42,9 @@ class ClipRequest:
 
     prompt: str  # what the model reads
     parsed: ParsedPrompt  # what our parser makes of it; only reported, never given to the network
-    seed: int  # of noise
+    seed: int  # of noise; of the first candidate
     path: Path  # sound file; picture and JSON have its name with another suffix
+    best_of: int = 1  # candidates, with seeds counting up; the best placed is kept
     location_blanked: bool = False  # the LOCATION was taken out of what the model reads (control experiment)
 
 
@@ -55,6 +54,7 @@ class OutputOptions:
 
     subtype: Literal["PCM_16", "PCM_24"] = "PCM_16"  # sample format
     picture: bool = True  # write the spectrograms of both ears as PNG
+    judge: DirectionJudge | None = None  # proves the direction of every sound that came from the model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,16 @@ class Head:
 
     hrir_set: "HrirSet"  # at the model's sample rate
     sha256: str  # of the file it came from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One sound that was drawn for a clip."""
+
+    seed: int  # of noise
+    waveform: Tensor  # (2, S)
+    gain_db: float  # 0, or the negative gain that kept it within full scale
+    score: float | None  # how well it is placed, -1 to 1; None if it is silent or was not scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +128,13 @@ def read_prompt_file(path: Path, *, allow_no_direction: bool = False) -> list[tu
 
 
 def plan_clips(
-    prompts: Sequence[tuple[str, ParsedPrompt]], output: Path, *, seed: int, per_prompt: int = 1, blank: bool = False
+    prompts: Sequence[tuple[str, ParsedPrompt]],
+    output: Path,
+    *,
+    seed: int,
+    per_prompt: int = 1,
+    best_of: int = 1,
+    blank: bool = False,
 ) -> list[ClipRequest]:
     """Give every clip its seed and its file.
 
@@ -129,6 +145,7 @@ def plan_clips(
         output: a sound file, or a folder (anything without a suffix, or that is a folder).
         seed: of the first clip of each prompt; the next ones count up.
         per_prompt: clips per prompt.
+        best_of: candidates per clip, each with a seed of its own; the name then holds the first and the last.
         blank: take the LOCATION out of what the model reads; what was asked for stays on record.
 
     Raises:
@@ -143,14 +160,17 @@ def plan_clips(
     digits = len(str(len(prompts)))
     for number, (prompt, parsed) in enumerate(prompts, start=1):
         place = f"{number:0{digits}d}" if len(prompts) > 1 else ""
-        for clip_seed in range(seed, seed + per_prompt):
-            by_seed = f"seed{clip_seed}" if is_folder or per_prompt > 1 else ""
+        for first in range(seed, seed + per_prompt * best_of, best_of):
+            seeds = f"seed{first}" if best_of == 1 else f"seeds{first}-{first + best_of - 1}"
+            by_seed = seeds if is_folder or per_prompt > 1 else ""
             stem, suffix = (_slug(prompt), ".wav") if is_folder else (output.stem, output.suffix)
             words = [place, stem, by_seed] if is_folder else [stem, place, by_seed]
             name = "-".join(filter(None, words)) + suffix
             path = output / name if is_folder else output.with_name(name)
             read = blank_location(prompt) if blank else prompt
-            requests.append(ClipRequest(prompt=read, parsed=parsed, seed=clip_seed, path=path, location_blanked=blank))
+            requests.append(
+                ClipRequest(prompt=read, parsed=parsed, seed=first, path=path, best_of=best_of, location_blanked=blank)
+            )
     return requests
 
 
@@ -164,6 +184,7 @@ def generate_clips(
     duration_s: float | None = None,
     batch_size: int = 8,
     head: Head | None = None,
+    chooser: LoadedLocalizer | None = None,
     on_step: Callable[[int, int, Tensor], None] | None = None,
 ) -> Iterator[WrittenClip]:
     """Generate clips batch by batch and write each batch when it is done.
@@ -173,15 +194,22 @@ def generate_clips(
         requests: clips and their files.
         model: what `model_facts` says of the pipeline's folder.
         sampling: sampler, steps, guidance.
-        options: sample format, picture.
+        options: sample format, picture, judge.
         duration_s: length, seconds; the model's own when None.
-        batch_size: clips denoised at once.
+        batch_size: sounds denoised at once.
         head: also write each clip's mid signal as heard through this head, named "-rendered".
+        chooser: the localizer that picks the best placed of a clip's candidates; never the judge.
         on_step: called after every denoising step; may raise to stop.
 
     Yields:
         What was written; a clip's own sound comes before its rendered one.
+
+    Raises:
+        ValueError: candidates cannot be chosen from, or their chooser would also judge them.
     """
+    _check_chooser(requests, chooser, options.judge)
+    for localizer in (who.localizer for who in (chooser, options.judge) if who is not None):
+        localizer.to(pipeline.device)
     facts = {
         "sampling": to_dict(sampling),
         "batch_size": batch_size,
@@ -189,25 +217,62 @@ def generate_clips(
         "model": model,
         "versions": versions(),
     }
-    for start in range(0, len(requests), batch_size):
-        batch = requests[start : start + batch_size]
-        output = pipeline(
-            [request.prompt for request in batch],
-            sampler=sampling.sampler,
-            num_inference_steps=sampling.num_inference_steps,
-            guidance_scale=sampling.guidance_scale,
-            seed=[request.seed for request in batch],
-            audio_length_in_s=duration_s,
-            batch_size=batch_size,
-            callback_on_step_end=on_step,
-        )
-        for request, waveform, gain_db in zip(batch, output.audios, output.gains_db, strict=True):
-            record = _record(request, gain_db, facts)
-            yield write_clip(request.path, waveform, output.sample_rate, record, options)
-            if head is not None:
-                rendered, head_facts = rerender(waveform, request.parsed, head)
-                path = request.path.with_stem(f"{request.path.stem}-rendered")
-                yield write_clip(path, rendered, output.sample_rate, record | head_facts, options)
+    settings = {
+        "sampler": sampling.sampler,
+        "num_inference_steps": sampling.num_inference_steps,
+        "guidance_scale": sampling.guidance_scale,
+        "audio_length_in_s": duration_s,
+        "batch_size": batch_size,
+        "callback_on_step_end": on_step,
+    }
+    for request, candidate, tried in _draw(pipeline, requests, settings, chooser):
+        record = _record(request, candidate, facts)
+        if chooser is not None and request.best_of > 1:
+            record |= {"candidates": tried, "chooser": chooser.facts}
+        yield write_clip(request.path, candidate.waveform, pipeline.sample_rate, record, options)
+        if head is not None:
+            rendered, head_facts = rerender(candidate.waveform, request.parsed, head)
+            path = request.path.with_stem(f"{request.path.stem}-rendered")
+            yield write_clip(path, rendered, pipeline.sample_rate, record | head_facts, options)
+
+
+def _check_chooser(
+    requests: Sequence[ClipRequest], chooser: LoadedLocalizer | None, judge: DirectionJudge | None
+) -> None:
+    several = [request for request in requests if request.best_of > 1]
+    if several and chooser is None:
+        raise ValueError(f"chooser must be given with best_of {several[0].best_of}, got none; load a localizer")
+    if any(request.parsed.azimuth is None for request in several):
+        raise ValueError("prompts must name a direction where the best placed is kept, got one without; name one")
+    if several and chooser is not None and judge is not None and judge.facts["sha256"] == chooser.sha256:
+        raise ValueError(f"chooser must be another localizer than the judge, got {chooser.name!r} twice; change one")
+
+
+def _draw(
+    pipeline: DualSpecPipeline,
+    requests: Sequence[ClipRequest],
+    settings: dict[str, Any],
+    chooser: LoadedLocalizer | None,
+) -> Iterator[tuple[ClipRequest, Candidate, list[dict[str, Any]]]]:
+    """Draw the candidates of all clips batch by batch; yield each clip's best one, and the seeds and scores of all."""
+    draws = [(request, request.seed + index) for request in requests for index in range(request.best_of)]
+    best: Candidate | None = None
+    tried: list[dict[str, Any]] = []
+    for start in range(0, len(draws), settings["batch_size"]):
+        batch = draws[start : start + settings["batch_size"]]
+        output = pipeline([request.prompt for request, _ in batch], seed=[seed for _, seed in batch], **settings)
+        for (request, seed), waveform, gain_db in zip(batch, output.audios, output.gains_db, strict=True):
+            score = None
+            if chooser is not None and request.best_of > 1 and request.parsed.azimuth is not None:
+                asked_deg = request.parsed.azimuth.azimuth_deg
+                score = placement_scores(chooser.localizer, waveform[None], output.sample_rate, [asked_deg])[0]
+            tried.append({"seed": seed, "score": score})
+            candidate = Candidate(seed=seed, waveform=waveform, gain_db=gain_db, score=score)
+            if best is None or (score is not None and (best.score is None or score > best.score)):
+                best = candidate  # a silent one has no score and never wins
+            if len(tried) == request.best_of:
+                yield request, best, tried
+                best, tried = None, []
 
 
 def rerender(waveform: Tensor, parsed: ParsedPrompt, head: Head) -> tuple[Tensor, dict[str, Any]]:
@@ -245,18 +310,25 @@ def write_clip(
         waveform: (2, S) in [-1, 1].
         sample_rate: Hz.
         record: what the JSON says beside level, length and hash of the sound file.
-        options: sample format, picture.
+        options: sample format, picture, judge; what is judged is the file, as it was written.
     """
     replaced = path.exists()
-    with _all_or_nothing(path.parent) as folder:
+    azimuth_deg = record["azimuth"]["azimuth_deg"] if record["azimuth"] is not None else None
+    heard_deg = None
+    with all_or_nothing(path.parent) as folder:
         write_waveform(folder / path.name, waveform, sample_rate, subtype=options.subtype)
+        if options.judge is not None and not record["rendered"]:
+            stored, _ = read_waveform(folder / path.name)
+            record = record | {"direction": options.judge.hear(stored, sample_rate, azimuth_deg)}
+            heard_deg = record["direction"]["heard_deg"]
         if options.picture:
             from dualspec.plots import spectrogram_figure
 
             title = f"{'rendered: ' if record['rendered'] else ''}{record['prompt']} (seed {record['seed']})"
-            azimuth_deg = record["azimuth"]["azimuth_deg"] if record["azimuth"] is not None else None
             picture = folder / f"{path.stem}.png"
-            spectrogram_figure(waveform, sample_rate, picture, title=title, azimuth_deg=azimuth_deg)
+            spectrogram_figure(
+                waveform, sample_rate, picture, title=title, azimuth_deg=azimuth_deg, heard_deg=heard_deg
+            )
         record = record | {
             "sample_rate": sample_rate,
             "num_samples": waveform.shape[-1],
@@ -293,7 +365,7 @@ def versions() -> dict[str, str]:
     return {"dualspec": dualspec.__version__, **libraries}
 
 
-def _record(request: ClipRequest, gain_db: float, facts: dict[str, Any]) -> dict[str, Any]:
+def _record(request: ClipRequest, candidate: Candidate, facts: dict[str, Any]) -> dict[str, Any]:
     parsed = request.parsed
     return {
         "format_version": FORMAT_VERSION,
@@ -303,8 +375,9 @@ def _record(request: ClipRequest, gain_db: float, facts: dict[str, Any]) -> dict
         "azimuth": asdict(parsed.azimuth) if parsed.azimuth is not None else None,
         "location_blanked": request.location_blanked,
         "rendered": False,
-        "seed": request.seed,
-        "gain_db": round(gain_db, 6) + 0.0,
+        "seed": candidate.seed,
+        "best_of": request.best_of,
+        "gain_db": round(candidate.gain_db, 6) + 0.0,
         **facts,
         "num_threads": torch.get_num_threads(),
     }
@@ -319,20 +392,3 @@ def _slug(prompt: str) -> str:
     """Turn a prompt into a short, safe file name."""
     words = re.sub(r"\b(event|location)\s*:", " ", prompt, flags=re.IGNORECASE).lower().replace("'", "")
     return "-".join(re.findall(r"[a-z0-9]+", words))[:_SLUG_CHARS].strip("-") or "clip"
-
-
-@contextmanager
-def _all_or_nothing(folder: Path) -> Iterator[Path]:
-    """Lend a folder beside the target; its files move into the target together, when the block ends without error."""
-    temporary = folder / f".tmp-{secrets.token_hex(8)}"
-    temporary.mkdir()
-    try:
-        yield temporary
-        files = sorted(temporary.iterdir())
-        for file in files:
-            if (folder / file.name).is_dir():
-                raise OSError(f"output must be a file, got the folder {folder / file.name}; choose another name")
-        for file in files:
-            os.replace(file, folder / file.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

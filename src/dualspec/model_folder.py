@@ -4,20 +4,25 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from dualspec.config import override, write_text_atomic
+from dualspec.config import load_json, override, save_json, write_text_atomic
 from dualspec.diffusion.variant import VariantConfig
 from dualspec.files import read_json
+from dualspec.hearing.localizer import Localizer, LocalizerConfig
+from dualspec.hearing.proof import DirectionJudge, HeadCues
 from dualspec.latents.vae import VaeConfig
 from dualspec.synthesis.reconstruct import shares_framing
 from dualspec.synthesis.vocoder import GriffinLimConfig, HifiGanConfig, IstftHeadConfig
-from dualspec.training.weights import read_config, read_notes, read_state, save_state
+from dualspec.training.weights import load_module, read_config, read_hashes, read_notes, read_state, save_state
 
 INDEX_NAME = "model_index.json"
+HEAD_NAME = "head.json"
 FORMAT_VERSION = 1
 MAX_INDEX_BYTES = 1 << 16
 VOCODER_CONFIGS: dict[str, type] = {
@@ -26,6 +31,74 @@ VOCODER_CONFIGS: dict[str, type] = {
     "GriffinLimConfig": GriffinLimConfig,
 }
 PART_CONFIGS: dict[str, type] = {"VaeConfig": VaeConfig, **VOCODER_CONFIGS}
+LOCALIZERS = ("paper", "robust")
+"""Names of the embedded localizers."""
+TRUSTED_ACCURACY = 0.99
+"""Below this share of true clips a localizer's scores carry a warning (decision 24)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoadedLocalizer:
+    """A localizer with the facts that every score of it must name."""
+
+    localizer: Localizer
+    name: str  # "paper", "robust" or what its weights or folder are called
+    sha256: str  # of its weights
+    held_out_accuracy: float | None  # share of true clips of unseen recordings that it places; None: never measured
+
+    @property
+    def warning(self) -> str | None:
+        """Return the line that a score of this judge must carry, if any."""
+        if self.held_out_accuracy is None:
+            return "the accuracy of the judge itself was never measured"
+        if self.held_out_accuracy < TRUSTED_ACCURACY:
+            return f"the judge itself is right on only {100 * self.held_out_accuracy:.1f} % of true clips"
+        return None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what a record says of this localizer: JSON values, with the warning only where there is one."""
+        facts = {"name": self.name, "sha256": self.sha256, "held_out_accuracy": self.held_out_accuracy}
+        return facts | ({"warning": self.warning} if self.warning is not None else {})
+
+
+def localizer_folder(name_or_folder: str | Path) -> Path:
+    """Return the weights folder of an embedded localizer, or the folder itself.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    embedded = str(name_or_folder) in LOCALIZERS
+    folder = (
+        Path(str(resources.files("dualspec") / "bundles" / "localizers" / str(name_or_folder)))
+        if embedded
+        else Path(name_or_folder)
+    )
+    if not folder.is_dir():
+        hint = "this installation has not embedded it" if embedded else f"or name one of {', '.join(LOCALIZERS)}"
+        raise FileNotFoundError(f"no localizer in {folder}; give a weights folder, {hint}")
+    return folder
+
+
+def load_localizer(name_or_folder: str | Path = "robust") -> LoadedLocalizer:
+    """Load a localizer, frozen and in evaluation mode, after checking its hashes.
+
+    Args:
+        name_or_folder: "paper" or "robust", the embedded ones, or a weights folder.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or a file of it is missing.
+        ValueError: the weights are damaged or no localizer's.
+    """
+    folder = localizer_folder(name_or_folder)
+    localizer, _ = load_module(folder, {"LocalizerConfig": LocalizerConfig}, Localizer)
+    notes = read_notes(folder)
+    return LoadedLocalizer(
+        localizer=localizer,
+        name=str(notes.get("localizer", folder.name)),
+        sha256="+".join(read_hashes(folder).values()),
+        held_out_accuracy=notes.get("held_out_accuracy"),
+    )
 
 
 def embedded_bundle() -> Path:
@@ -88,6 +161,7 @@ def assemble(
     *,
     settings: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
+    head: HeadCues | None = None,
 ) -> None:
     """Put trained weights folders together into a model folder, which appears whole or not at all.
 
@@ -96,6 +170,7 @@ def assemble(
         sources: part name ("denoiser", "mel_vae", "vocoder", …) → weights folder.
         settings: changes to the variant's own settings, such as "sampling.num_inference_steps=15".
         dtype: of the weights; torch.float16 halves them.
+        head: cues of the head that the training clips were rendered with; the proof of direction aims at them.
 
     Raises:
         ValueError: the folder exists, a part is missing or belongs to no variant of this kind.
@@ -127,6 +202,30 @@ def assemble(
             config = variant if name == "denoiser" else read_config(source, PART_CONFIGS)
             save_state(temporary / name, read_state(source), config, dtype=dtype, notes=read_notes(source))
         write_index(temporary, variant.variant, list(sources))
+        if head is not None:
+            save_json(head, temporary / HEAD_NAME)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_judge(
+    folder: str | Path | None = None, *, localizer: str | Path = "robust", target: HeadCues | None = None
+) -> DirectionJudge:
+    """Load who proves the directions of a model's clips.
+
+    Args:
+        folder: the model folder; None is the embedded model.
+        localizer: as for `load_localizer`.
+        target: cues to aim at; those of the model's own head if None, or the computed sphere's where it names none.
+
+    Raises:
+        FileNotFoundError: weights are missing.
+        ValueError: a file is damaged.
+    """
+    if target is None:
+        stored = (Path(folder) if folder is not None else embedded_bundle()) / HEAD_NAME
+        sphere = Path(str(resources.files("dualspec") / "bundles" / "sphere.json"))
+        target = load_json(HeadCues, stored if stored.is_file() else sphere)
+    loaded = load_localizer(localizer)
+    return DirectionJudge(localizer=loaded.localizer, facts=loaded.facts, target=target)

@@ -37,6 +37,7 @@ def spectrogram_figure(
     *,
     title: str = "",
     azimuth_deg: float | None = None,
+    heard_deg: float | None = None,
     scale: FrequencyScale = "linear",
     range_db: float = 80.0,
 ) -> None:
@@ -47,7 +48,8 @@ def spectrogram_figure(
         sample_rate: Hz.
         path: PNG file to write; its folder must exist.
         title: line above the figure, shown as it is.
-        azimuth_deg: direction to show on a small dial, degrees, 90 = left; None for no dial.
+        azimuth_deg: direction that was asked for, degrees, 90 = left; dashed on a small dial, no dial if both are None.
+        heard_deg: direction that was heard, degrees; solid.
         scale: frequency axis, linear from 0 or logarithmic from 50 Hz.
         range_db: span of the colour scale below the loudest point of both ears, dB.
 
@@ -98,8 +100,7 @@ def spectrogram_figure(
     figure.colorbar(mesh, ax=list(axes), label="level (dB re loudest point of both ears)", pad=0.02)
     if title:
         figure.suptitle(_heading(title), fontsize=11)
-    if azimuth_deg is not None:
-        _inset_dial(axes[0], check_azimuth_deg(azimuth_deg))
+    _inset_dial(axes[0], azimuth_deg, heard_deg)
     _write(figure, path)
 
 
@@ -145,11 +146,7 @@ def direction_figure(
         [{0: "front", 90: "left", 180: "back", 270: "right"}.get(a, f"{a}°") for a in range(0, 360, 30)],
         fontsize=8,
     )
-    for name, azimuth_deg, style in (("asked", asked_deg, "--"), ("heard", heard_deg, "-")):
-        if azimuth_deg is not None:
-            angle = math.radians(check_azimuth_deg(azimuth_deg))
-            label = f"{name} {azimuth_deg:.0f}°"
-            axis.plot([angle, angle], [0, 1], style, color="tab:red" if style == "-" else "black", label=label)
+    _needles(axis, asked_deg, heard_deg)
     if asked_deg is not None or heard_deg is not None:
         figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     if title:
@@ -230,21 +227,33 @@ def _orient(axis: PolarAxes) -> None:
     axis.set_theta_direction(1)
 
 
-def _inset_dial(parent: Any, azimuth_deg: float) -> None:
-    """Put a small dial with one needle into the upper right corner of an axis."""
-    box = parent.inset_axes((0.845, 0.47, 0.15, 0.51))
+def _needles(axis: PolarAxes, asked_deg: float | None, heard_deg: float | None) -> None:
+    """Draw where a sound was asked for, dashed, and where it was heard, solid, labelled for a legend."""
+    for name, azimuth_deg, style, color in (
+        ("heard", heard_deg, "-", "tab:red"),
+        ("asked", asked_deg, "--", "black"),
+    ):
+        if azimuth_deg is not None:
+            angle = math.radians(check_azimuth_deg(azimuth_deg))
+            axis.plot([angle, angle], [0.0, 1.0], style, color=color, linewidth=2, label=f"{name} {azimuth_deg:.0f}°")
+
+
+def _inset_dial(parent: Any, asked_deg: float | None, heard_deg: float | None) -> None:
+    """Put a small dial into the upper right corner of an axis, if there is a direction to show."""
+    if asked_deg is None and heard_deg is None:
+        return
+    box = parent.inset_axes((0.825, 0.4, 0.17, 0.58))
     box.set_xticks([])
     box.set_yticks([])
     box.patch.set_alpha(0.9)
-    dial = box.inset_axes((0.2, 0.2, 0.6, 0.6), projection="polar")
+    dial = box.inset_axes((0.2, 0.33, 0.6, 0.5), projection="polar")
     _orient(dial)
-    angle = math.radians(azimuth_deg)
-    dial.plot([angle, angle], [0.0, 1.0], color="tab:red", linewidth=2)
-    dial.plot([angle], [1.0], marker="o", color="tab:red", markersize=4)
+    _needles(dial, asked_deg, heard_deg)
     dial.set_ylim(0.0, 1.15)
     dial.set_yticks([])
     dial.set_xticks([0.0, math.pi / 2, math.pi, 3 * math.pi / 2], ["F", "L", "B", "R"], fontsize=7)
     dial.tick_params(pad=-4)
+    box.legend(*dial.get_legend_handles_labels(), loc="lower center", fontsize=6, frameon=False, borderpad=0.1)
 
 
 def _plain(text: str) -> str:

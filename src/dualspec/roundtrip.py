@@ -5,6 +5,7 @@ Held-out recordings are rendered through a head, written as references, encoded,
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +27,7 @@ def round_trip_clips(
     *,
     num_clips: int,
     options: OutputOptions,
+    model: dict[str, Any],
     batch_size: int = 8,
 ) -> Iterator[int]:
     """Write `reference/` and `estimate/` folders of the same clips, ready to be judged.
@@ -37,11 +39,17 @@ def round_trip_clips(
         output: folder for both folders.
         num_clips: recordings, spread evenly over the test split; the 12 azimuths take turns.
         options: sample format, picture.
+        model: what `model_facts` says of the pipeline's folder.
         batch_size: clips at once.
 
     Yields:
         The number of clips written so far.
     """
+    used = {part: files for part, files in model["sha256"].items() if part != "denoiser"}
+    systems = {
+        "reference": {"kind": "recordings", "name": "the references"},
+        "estimate": {"kind": "round trip", "name": model["variant"], "sha256": used},
+    }
     bank = load_clips(manifest_dir, "test", num_samples=pipeline.config.num_samples)
     chosen = torch.linspace(0, len(bank) - 1, min(num_clips, len(bank))).long()
     azimuths = torch.tensor(sector_grid_deg(), dtype=torch.float64)[torch.arange(len(chosen)) % 12]
@@ -64,6 +72,8 @@ def round_trip_clips(
                 "recording": bank.ids[clip],
             }
             for kind, waveform in (("reference", reference[index]), ("estimate", estimate[index])):
-                write_clip(output / kind / name, waveform, pipeline.sample_rate, facts | {"kind": kind}, options)
+                write_clip(
+                    output / kind / name, waveform, pipeline.sample_rate, facts | {"system": systems[kind]}, options
+                )
             done += 1
         yield done

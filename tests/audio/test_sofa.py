@@ -68,6 +68,15 @@ def test_reads_what_was_written(template: Path, sphere: HrirSet) -> None:
     assert torch.equal(load_sofa(template, isolate=False).impulse_responses, loaded.impulse_responses)
 
 
+def test_empty_texts_as_netcdf_writes_them_are_absent(edited: Callable[..., Path], sphere: HrirSet) -> None:
+    def clear(sofa: h5py.File) -> None:
+        sofa.attrs["Organization"] = h5py.Empty("S1")
+        sofa.attrs["ListenerShortName"] = h5py.Empty("S1")
+
+    read = load_sofa(edited(clear))
+    assert "sphere" not in read.source and torch.equal(read.azimuths_deg, sphere.azimuths_deg)
+
+
 @pytest.mark.parametrize(("head", "num_directions"), [("fabian", 180), ("hutubs_pp91", 36)])
 def test_real_heads_equal_sofar(shared_data: Path, head: str, num_directions: int) -> None:
     path = shared_data / "hrir" / f"{head}.sofa"

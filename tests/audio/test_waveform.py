@@ -6,6 +6,7 @@ import math
 import pickle
 import struct
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from dualspec.audio.waveform import (
     Pcm16Reader,
     Pcm16Writer,
     audio_info,
+    code_and_decode,
     crop_or_pad,
     from_pcm16,
     read_waveform,
@@ -75,6 +77,18 @@ def test_opus_keeps_length_and_level(tmp_path: Path, name: str) -> None:
     read, rate = read_waveform(tmp_path / name)
     assert rate == RATE and abs(read.shape[-1] - RATE) <= 320
     assert float(read.std()) == pytest.approx(float(tone.std()), rel=0.05)
+
+
+@pytest.mark.parametrize(("codec", "bit_rate"), [("opus", 32_000), ("opus", 128_000), ("mp3", 64_000)])
+def test_a_codec_in_memory_keeps_shape_and_level(codec: Literal["opus", "mp3"], bit_rate: int) -> None:
+    time = torch.arange(2 * RATE) / RATE
+    tone = torch.stack([0.4 * torch.sin(2 * torch.pi * 440 * time), 0.2 * torch.sin(2 * torch.pi * 880 * time)])
+    coded = code_and_decode(tone, RATE, codec, bit_rate)
+    assert coded.shape == tone.shape and not torch.equal(coded, tone)
+    middle = slice(RATE // 2, 3 * RATE // 2)
+    assert torch.allclose(coded[:, middle].square().mean(1), tone[:, middle].square().mean(1), rtol=0.1)
+    with pytest.raises(ValueError, match="codec must be opus or mp3, got 'aac'"):
+        code_and_decode(tone, RATE, "aac", bit_rate)  # type: ignore[arg-type]
 
 
 def test_header_is_read_without_decoding(tmp_path: Path) -> None:

@@ -206,6 +206,12 @@ def test_a_pure_delay_and_gain_in_every_band() -> None:
     assert float(cues.coherence.min()) > 0.99
 
 
+def test_unrelated_ears_have_little_coherence_in_wide_bands_and_no_level() -> None:
+    cues = band_cues(noise(41, 4, 2, 81920), RATE, edges_hz=(500.0, 1500.0, 3500.0, 7500.0))
+    assert float(cues.coherence.max()) < 0.1
+    assert float(cues.ild_db.abs().max()) < 0.3
+
+
 def test_an_empty_band_has_no_cues() -> None:
     time = torch.arange(32000, dtype=torch.float64) / RATE
     tone = torch.hann_window(32000, dtype=torch.float64) * torch.sin(2 * math.pi * 500 * time)
@@ -261,6 +267,36 @@ def test_the_cues_of_a_measured_head(fabian: HrirSet) -> None:
     left, right = cues.itd_us[3], cues.itd_us[9]
     assert -850 < float(left) < -700 and 700 < float(right) < 850
     assert float(cues.ild_db[3]) > 8 and float(cues.ild_db[9]) < -8
+
+
+@pytest.mark.parametrize("name", ["fabian", "hutubs_pp91"])
+def test_the_delay_of_measured_heads_by_another_way(shared_data: Path, name: str) -> None:
+    """Peak of the time-domain cross-correlation after a Butterworth band-pass, 32 times oversampled."""
+    signal = pytest.importorskip("scipy.signal")
+    head = load_sofa(shared_data / "hrir" / f"{name}.sofa")
+    sections = signal.butter(4, [150, 1200], "bandpass", fs=RATE, output="sos")
+    pairs = np.pad(head.at(sector_grid_deg()).double().numpy(), ((0, 0), (0, 0), (2000, 2000)))
+    pairs = signal.resample_poly(signal.sosfiltfilt(sections, pairs), 32, 1, axis=-1)
+    middle, reach = pairs.shape[-1] - 1, 32 * RATE // 1000
+    lags = [
+        signal.correlate(left, right)[middle - reach : middle + reach + 1].argmax() - reach for left, right in pairs
+    ]
+    difference_us = torch.tensor(lags) / (32 * RATE) * 1e6 - target_cues(head, sector_grid_deg()).itd_us
+    assert float(difference_us.abs().max()) < 30.0 and float(difference_us.abs().median()) < 5.0
+
+
+@pytest.mark.parametrize("name", ["fabian", "hutubs_pp91"])
+def test_rendered_noise_has_the_bands_of_its_head(shared_data: Path, name: str) -> None:
+    head, azimuths, edges = load_sofa(shared_data / "hrir" / f"{name}.sofa"), [60.0, 180.0, 300.0], erb_edges_hz()
+    target = target_cues(head, azimuths, edges_hz=edges)
+    heard = target_cues(head, azimuths, source=noise(70, 40000), edges_hz=edges)
+    errors = cue_errors(target, heard)
+    assert errors.ild_error_db.shape == (3, 24) and torch.equal(target.timed, heard.timed)
+    assert float(errors.ild_error_db.max()) < 2.5 and float(errors.ild_error_db.median()) < 0.4
+    assert float(errors.itd_error_us[target.timed].max()) < 60.0
+    high, low = target.ild_db[:, -6:].abs().mean(-1), target.ild_db[:, :6].abs().mean(-1)
+    assert bool((high > 3 * low).all()), "heads shadow high frequencies more"
+    assert bool((target.ild_db[0] > -1).all()) and bool((target.ild_db[2] < 1).all())
 
 
 def test_real_recordings_carry_the_delay_of_the_head(fabian: HrirSet, shared_data: Path) -> None:

@@ -63,6 +63,16 @@ def test_scores_for_clips_of_any_length(phase_input: Any, num_samples: int) -> N
     assert fresh(config)(noise(1, 3, 2, num_samples)).shape == (3, 24)
 
 
+def test_a_time_stride_leaves_out_silent_frames_too() -> None:
+    config = LocalizerConfig(branch_channels=(4, 4, 4), fused_channels=4, hidden_features=(8, 8), time_stride=2)
+    localizer, sound = fresh(config), noise(11, 1, 2, 16384)
+    sound[..., 8192:] = 0
+    assert localizer(noise(11, 3, 2, 8200)).shape == (3, 12)  # 32 frames; an odd number of them fits, too
+    assert localizer(noise(11, 3, 2, 7940)).shape == (3, 12)
+    longer = functional.pad(sound, (0, 50000))
+    assert torch.allclose(localizer(longer).softmax(-1), localizer(sound).softmax(-1), atol=1e-3)
+
+
 def test_other_framing_fits() -> None:
     config = LocalizerConfig(
         stft=StftConfig(n_fft=400, win_length=400, hop_length=160),
@@ -155,6 +165,7 @@ def test_wrong_use_is_refused(tiny: Localizer) -> None:
     [
         ({"fused_channels": 0}, "sizes must be at least 1"),
         ({"num_sectors": 1}, "num_sectors at least 2"),
+        ({"time_stride": 0}, "sizes must be at least 1"),
         ({"frame_range_db": 0.0}, "frame_range_db must be greater than 0"),
         ({"phase_input": "both"}, "phase_input must be"),
     ],

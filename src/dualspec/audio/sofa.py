@@ -171,7 +171,10 @@ def _attribute(owner: h5py.File | h5py.Dataset, name: str, default: str = "") ->
     """Read one text attribute: short, printable, on one line."""
     if name not in owner.attrs:
         return default
-    if owner.attrs.get_id(name).get_storage_size() > 2**16:
+    identity = owner.attrs.get_id(name)
+    if identity.get_space().get_simple_extent_type() == h5py.h5s.NULL:  # how NetCDF writes an empty text
+        return default
+    if identity.get_storage_size() > 2**16:
         raise ValueError(f"attribute {name} must be at most 64 KiB, got more; fetch the file again")
     value = owner.attrs[name]
     if isinstance(value, np.ndarray) and value.size == 1:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -33,6 +34,10 @@ PCM16_SCALE = 32_768.0
 Subtype = Literal["PCM_16", "PCM_24", "FLOAT"]
 
 _WRITE_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".opus": "OGG"}
+_CODECS: dict[str, tuple[int, int, dict[str, str]]] = {  # range of libsndfile's scale, bit/s
+    "opus": (6_000, 256_000, {"format": "OGG", "subtype": "OPUS"}),
+    "mp3": (8_000, 160_000, {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT"}),
+}
 _OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 
 
@@ -131,6 +136,34 @@ def write_waveform(
     data = _to_storage(waveform, subtype_name)
     _write_atomic(path, data, sample_rate, file_format, subtype_name)
     return gain
+
+
+def code_and_decode(waveform: Tensor, sample_rate: int, codec: Literal["opus", "mp3"], bit_rate: int) -> Tensor:
+    """Send a waveform through a lossy codec, in memory.
+
+    Args:
+        waveform: (C, S) float in [-1, 1].
+        sample_rate: Hz, one that the codec takes.
+        codec: "opus" keeps the time; "mp3" adds its own delay of about 50 ms.
+        bit_rate: Nominal rate of all channels together, bit/s, brought into the codec's range.
+
+    Returns:
+        (C, S) float32 on the CPU.
+
+    Raises:
+        ValueError: the codec is unknown.
+    """
+    if codec not in _CODECS:
+        raise ValueError(f"codec must be {' or '.join(_CODECS)}, got {codec!r}; choose one of them")
+    lowest, highest, kind = _CODECS[codec]
+    rate = bit_rate / len(waveform) if codec == "opus" else bit_rate  # libsndfile's scale is per channel for Opus
+    level = min(1.0, max(0.0, (highest - rate) / (highest - lowest)))
+    stream = BytesIO()
+    samples = waveform.detach().to("cpu", torch.float32).numpy().T
+    soundfile.write(stream, samples, sample_rate, compression_level=level, **kind)
+    stream.seek(0)
+    decoded, _ = soundfile.read(stream, dtype="float32", always_2d=True)
+    return crop_or_pad(torch.from_numpy(np.ascontiguousarray(decoded.T)), waveform.shape[-1])
 
 
 def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:

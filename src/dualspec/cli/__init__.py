@@ -11,7 +11,9 @@ import typer
 from dualspec.cli.door import door, run
 from dualspec.cli.evaluation import evaluate, nearest, prompts, roundtrip
 from dualspec.cli.generate import generate
+from dualspec.cli.hearing import audition, localize
 from dualspec.cli.models import assemble, show
+from dualspec.cli.results import baseline, cascade, report
 from dualspec.cli.sound import spatialize
 from dualspec.cli.training import prepare, train
 
@@ -33,10 +35,15 @@ _VERBS: dict[Callable[..., None], str] = {
     prepare: "Corpora to a data set.",
     train: "A data set to trained weights.",
     assemble: "Trained parts to one model.",
-    prompts: "A list of prompts for a test.",
+    prompts: "A list of prompts, or a whole test set.",
     roundtrip: "True clips through a model's parts.",
-    evaluate: "Where clips are heard, against what was asked.",
+    evaluate: "Judge clips: quality and direction.",
+    localize: "Where a recording is heard.",
+    audition: "How well a localizer hears.",
     nearest: "The training clips nearest to generated ones.",
+    baseline: "A published mono system answers a prompt list.",
+    cascade: "Clips of any system through a head.",
+    report: "The paper's tables and figures, ours beside them.",
 }
 for verb, summary in _VERBS.items():
     app.command(short_help=summary)(door(verb))

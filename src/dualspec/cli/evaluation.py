@@ -1,44 +1,105 @@
-"""`dualspec prompts`, `dualspec roundtrip` and `dualspec evaluate`: from a list of events to figures of direction."""
+"""`dualspec prompts`, `roundtrip`, `evaluate` and `nearest`: from a list of prompts to a judgement."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dualspec.cli.console import progress_bar
-from dualspec.cli.door import refuse, usage
+from dualspec.cli.console import print_table, progress_bar
+from dualspec.cli.door import note, refuse, usage
 
 if TYPE_CHECKING:
+    from dualspec.data.datasets import ClipBank
+    from dualspec.generation import Head
     from dualspec.hearing.localizer import Localizer
+    from dualspec.prompt_lists import PromptRow
 
 
 def prompts(
-    events: Annotated[list[str], typer.Argument(help="Events, such as 'dog' 'church bells'.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Text file, one prompt per line.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="Text file or list (.jsonl); with --data a folder for list and clips."),
+    ],
+    events: Annotated[list[str] | None, typer.Argument(help="Events, such as 'dog' 'church bells'.")] = None,
     styles: Annotated[str, typer.Option(help="Location styles, by comma: doa, clock, general.")] = "doa,clock,general",
-    seed: Annotated[int, typer.Option(help="Of the wording of general descriptions.")] = 0,
-    split: Annotated[Literal["train", "heldout"], typer.Option(help="Wordings seen in training, or not.")] = "train",
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw and of the wording of general descriptions.")] = 0,
+    wording: Annotated[
+        Literal["train", "heldout"], typer.Option(help="General descriptions seen in training, or not.")
+    ] = "train",
+    data: Annotated[
+        Path | None, typer.Option(help="Draw a test set from what `dualspec prepare` wrote, in place of EVENTS.")
+    ] = None,
+    split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Part of --data.")] = "test",
+    num: Annotated[int, typer.Option("-n", "--num", min=1, help="Clips of the test set; the paper has 5000.")] = 1000,
+    hrir: Annotated[
+        Path | None, typer.Option(help="Head (SOFA): also write the true clips into OUTPUT/reference.")
+    ] = None,
+    others: Annotated[
+        bool,
+        typer.Option("--others", help="Also write OUTPUT/others: other recordings of the labels, the upper bound."),
+    ] = False,
 ) -> None:
-    """Write prompts for every event at every one of the 12 azimuths in every style."""
-    import torch
+    """Write prompts: every event at every azimuth in every style, or a test set of held-out clips.
 
-    from dualspec.audio.azimuth import sector_grid_deg
+    With --data OUTPUT/prompts.jsonl is for `dualspec generate --manifest`, and OUTPUT/reference for `dualspec evaluate
+    --reference`. Equal seeds draw equal clips and azimuths whatever the styles.
+    """
+    if bool(events) == (data is not None):
+        refuse("one of EVENTS and --data must be given, got both or none; choose one")
+    if data is None and (hrir is not None or others):
+        refuse("--hrir and --others must come with --data, got EVENTS; leave them out")
+    if others and hrir is None:
+        refuse("--others must come with --hrir, got none; name a head")
     from dualspec.files import write_text_atomic
-    from dualspec.text.prompts import prompt_for
+    from dualspec.prompt_lists import event_rows, standard_test_set, write_prompt_list
 
-    generator = torch.Generator().manual_seed(seed)
+    chosen: Any = [style.strip() for style in styles.split(",")]
     with usage():
-        lines = [
-            prompt_for(event, azimuth_deg, style.strip(), generator=generator, split=split)  # type: ignore[arg-type]
-            for event in events
-            for azimuth_deg in sector_grid_deg()
-            for style in styles.split(",")
-        ]
-    write_text_atomic(output, "\n".join(lines) + "\n")
-    print(f"{output}: {len(lines)} prompts")
+        if data is None:
+            rows = event_rows(events or [], chosen, seed=seed, wording=wording)
+        else:
+            rows = standard_test_set(data, num, styles=chosen, seed=seed, split=split, wording=wording)
+    if data is None:
+        if output.suffix == ".jsonl":
+            write_prompt_list(output, rows)
+        else:
+            write_text_atomic(output, "\n".join(row.prompt for row in rows) + "\n")
+        print(f"{output}: {len(rows)} prompts")
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    write_prompt_list(output / "prompts.jsonl", rows)
+    print(f"{output / 'prompts.jsonl'}: {len(rows)} prompts")
+    if hrir is not None:
+        for folder in ("reference", "others") if others else ("reference",):
+            _render(rows, data, split, read_head(hrir), output / folder)
+
+
+def _render(rows: list[PromptRow], data: Path, split: Any, head: Head, folder: Path) -> None:
+    from dualspec.cascade import render_references
+    from dualspec.generation import OutputOptions
+
+    done = 0
+    with progress_bar(folder.name, len(rows)) as show:
+        options = OutputOptions(picture=False)
+        for done in render_references(
+            rows, data, head, folder, split=split, options=options, others=folder.name == "others"
+        ):
+            show(done)
+    left_out = f", {len(rows) - done} left out: no other recording of the label" if done < len(rows) else ""
+    print(f"{folder}: {done} clips{left_out}")
+
+
+def read_head(path: Path, sample_rate: int = 16_000) -> Head:
+    """Read a head at the judge's rate."""
+    from dualspec.audio.hrir import load_sofa
+    from dualspec.files import sha256_of
+    from dualspec.generation import Head
+
+    return Head(hrir_set=load_sofa(path, sample_rate=sample_rate), sha256=sha256_of(path))
 
 
 def roundtrip(
@@ -51,59 +112,133 @@ def roundtrip(
 ) -> None:
     """Encode and decode true clips without diffusion: the most that a model's parts can give."""
     from dualspec.audio.hrir import load_sofa
-    from dualspec.generation import OutputOptions
+    from dualspec.generation import OutputOptions, model_facts
+    from dualspec.model_folder import embedded_bundle
     from dualspec.pipeline import DualSpecPipeline
     from dualspec.roundtrip import round_trip_clips
 
-    pipeline = DualSpecPipeline.from_pretrained(model)
+    folder = model if model is not None else embedded_bundle()
+    pipeline = DualSpecPipeline.from_pretrained(folder)
     head = load_sofa(hrir, sample_rate=pipeline.sample_rate)
+    options, facts = OutputOptions(picture=picture), model_facts(pipeline, folder)
     done = 0
     with progress_bar("round trip", num) as show:
-        for done in round_trip_clips(
-            pipeline, data, head, output, num_clips=num, options=OutputOptions(picture=picture)
-        ):
+        for done in round_trip_clips(pipeline, data, head, output, num_clips=num, options=options, model=facts):
             show(done)
     print(f"{output}: {done} clips as reference and estimate")
 
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="Clips with their JSON records.")],
-    reference: Annotated[
-        Path | None, typer.Option(help="True clips of the same names; their cues are the target.")
+    folder: Annotated[Path, typer.Argument(help="Clips, beside each its JSON record; or --manifest.")],
+    reference: Annotated[Path | None, typer.Option(help="True clips, of the same names.")] = None,
+    hrir: Annotated[
+        Path | None, typer.Option(help="Head (SOFA) whose cues are the target.  [default: the references']")
     ] = None,
-    hrir: Annotated[Path | None, typer.Option(help="Head (SOFA file) whose cues are the target.")] = None,
-    localizer: Annotated[Path | None, typer.Option(help="Weights folder of a localizer: adds ACC and MAE.")] = None,
+    localizer: Annotated[
+        str, typer.Option(help="Who judges directions: paper, robust, a weights folder, or none.")
+    ] = "robust",
+    embedder: Annotated[
+        str | None, typer.Option(help="NAME or NAME=FILE (mn04_as, cnn14_16k): adds FD, KL and IS.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Where to write NAME.json and NAME.md.  [default: shown only]")
+        Path | None, typer.Option("-o", "--output", help="Folder for the result, its figures and measurements.")
     ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of measurements, shared by several results.  [default: OUTPUT]")
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="JSON lines with file, azimuth_deg and more, where clips have no records.")
+    ] = None,
+    compat: Annotated[bool, typer.Option("--compat", help="audioldm_eval's conventions: the left ear alone.")] = False,
+    unpaired: Annotated[bool, typer.Option("--unpaired", help="References are another set; no pairs by name.")] = False,
+    style: Annotated[Literal["doa", "clock", "general"] | None, typer.Option(help="Only clips of one style.")] = None,
+    resample: Annotated[bool, typer.Option("--resample", help="Accept files at other rates than 16 kHz.")] = False,
+    copy_mono: Annotated[
+        bool, typer.Option("--copy-mono", help="Accept mono files: no direction, equal ears.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: the GPU, if any]")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Clips measured at once.")] = 16,
+    processes: Annotated[int, typer.Option(min=1, max=256, help="Processes; with cuda over all GPUs.")] = 1,
 ) -> None:
-    """Measure where clips are heard, against what was asked for."""
-    if (reference is None) == (hrir is None):
-        refuse("a target must be one of --reference and --hrir, got both or none; name one")
-    from dualspec.audio.hrir import load_sofa
-    from dualspec.evaluation.report import judge_direction, markdown_table, read_clips
-    from dualspec.files import write_text_atomic
+    """Judge a folder of clips: quality against true clips, and where they are heard against what was asked for.
 
-    result = judge_direction(
-        read_clips(folder),
-        hrir_set=load_sofa(hrir) if hrir is not None else None,
-        references={clip.name: clip for clip in read_clips(reference)} if reference is not None else None,
-        localizer=_load_localizer(localizer) if localizer is not None else None,
-    )
-    table = markdown_table(result["rows"])
-    summary = {key: value for key, value in result.items() if key != "rows"}
+    Interrupted, the same command goes on where it was. What cannot be measured is named with the reason.
+    """
+    from dualspec.audio.hrir import load_sofa
+    from dualspec.evaluation.clips import Conversion, list_clips
+    from dualspec.evaluation.measure import Cache, Measurer
+    from dualspec.evaluation.report import judge, markdown, write_judgement
+    from dualspec.training.processes import check_device
+
+    if unpaired and reference is None:
+        refuse("--unpaired must come with --reference, got none; name the other set")
+    with usage():
+        device = check_device(device)
+    clips = [clip for clip in list_clips(folder, manifest=manifest) if style in (None, clip.style)]
+    if not clips:
+        raise ValueError(f"{folder} must hold clips asked for in the style {style}, got none; leave --style out")
+    references = list_clips(reference) if reference is not None else None
+    measurer, facts = _measurer(localizer, embedder, device)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(output.with_suffix(".json"), json.dumps(result, indent=2, allow_nan=False) + "\n")
-        write_text_atomic(output.with_suffix(".md"), table + "\n")
-    print(json.dumps(summary, indent=2))
-    print(table)
+        output.mkdir(parents=True, exist_ok=True)
+    with progress_bar("measuring", len(clips) * (3 if references else 1)) as show:
+        result = judge(
+            clips,
+            references,
+            measurer=Measurer(
+                **measurer,
+                mode="compat" if compat else "ears",
+                conversion=Conversion(resample=resample, copy_mono=copy_mono),
+                device=device,
+                batch_size=batch_size,
+            ),
+            cache=Cache(cache if cache is not None else output),
+            hrir_set=load_sofa(hrir) if hrir is not None else None,
+            paired=not unpaired,
+            processes=processes,
+            on_clips=show,
+            **facts,
+        )
+    if output is not None:
+        write_judgement(output, result)
+    print(json.dumps({key: value for key, value in result.items() if key not in ("rows", "confusion")}, indent=2))
+    if "rows" in result:
+        print(markdown(result).rpartition("\n\n| azimuth")[2].join(["| azimuth", ""]))
+
+
+def _measurer(localizer: str, embedder: str | None, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the measurer's networks, which every process loads anew, and what the result says of them."""
+    networks: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
+    if localizer != "none":
+        from dualspec.model_folder import load_localizer
+
+        loaded = load_localizer(localizer)
+        networks |= {"localizer": partial(_localizer, localizer, device), "localizer_sha256": loaded.sha256}
+        facts["localizer"] = loaded.facts
+    if embedder is not None:
+        from dualspec.evaluation.embedders import load_embedder
+
+        with usage():
+            own = load_embedder(embedder)
+        networks |= {"embedder": partial(load_embedder, embedder, device), "embedder_sha256": own.weights_sha256}
+        facts["embedder"] = {"name": own.name, "sha256": own.weights_sha256}
+    return networks, facts
+
+
+def _localizer(name: str, device: str) -> Localizer:
+    from dualspec.model_folder import load_localizer
+
+    return load_localizer(name).localizer.to(device)
 
 
 def nearest(
     folder: Annotated[Path, typer.Argument(help="Clips with their JSON records.")],
     data: Annotated[Path, typer.Option(help="What `dualspec prepare` wrote: the clips that the model was trained on.")],
     num: Annotated[int, typer.Option("-n", "--num", min=1, help="Clips looked at.")] = 10,
+    embedder: Annotated[
+        str | None, typer.Option(help="Compare in the space of this classifier (NAME or NAME=FILE), not of log-mels.")
+    ] = None,
 ) -> None:
     """Find the training clip nearest to each generated one: is the model copying?
 
@@ -111,30 +246,62 @@ def nearest(
     """
     import torch
 
-    from dualspec.cli.console import print_table
+    from dualspec.audio.waveform import crop_or_pad
     from dualspec.data.datasets import load_clips
-    from dualspec.evaluation.report import read_clips
+    from dualspec.evaluation.clips import Conversion, list_clips, read_ears
     from dualspec.evaluation.signal_metrics import nearest_clips
 
-    clips = read_clips(folder)
+    clips = list_clips(folder)
     clips = [clips[index] for index in torch.linspace(0, len(clips) - 1, min(num, len(clips))).long().tolist()]
-    num_samples = clips[0].waveform.shape[-1]
+    ears = [read_ears(clip.path, Conversion())[0] for clip in clips]
+    num_samples = max(waveform.shape[-1] for waveform in ears)
+    waveforms = torch.stack([crop_or_pad(waveform, num_samples) for waveform in ears])
     bank = load_clips(data, "train", num_samples=num_samples)
-    found = nearest_clips(torch.stack([clip.waveform for clip in clips]), bank)
     held_out = load_clips(data, "test", num_samples=num_samples)
     chosen = torch.linspace(0, len(held_out) - 1, min(num, len(held_out))).long()
+    names = [clip.path.name for clip in clips]
+    if embedder is not None:
+        _nearest_embedded(embedder, names, waveforms, bank, held_out.float_waveforms(chosen))
+        return
+    found = nearest_clips(waveforms, bank)
     true = nearest_clips(held_out.float_waveforms(chosen)[:, None].expand(-1, 2, -1), bank)
-    rows = [
-        [clip.name, f"{near.distance:.3f}", near.clip_id, near.label] for clip, near in zip(clips, found, strict=True)
-    ]
+    rows = [[name, f"{near.distance:.3f}", near.clip_id, near.label] for name, near in zip(names, found, strict=True)]
     print_table(["clip", "distance", "nearest training clip", "its label"], rows)
     for name, neighbours in (("generated", found), ("held-out recordings", true)):
         distances = torch.tensor([neighbour.distance for neighbour in neighbours])
         print(f"{name}: median {distances.median():.3f}, least {distances.min():.3f} neper ({len(distances)} clips)")
 
 
-def _load_localizer(folder: Path) -> Localizer:
-    from dualspec.hearing.localizer import Localizer, LocalizerConfig
-    from dualspec.training.weights import load_module
+def _nearest_embedded(spec: str, names: list[str], waveforms: Any, bank: ClipBank, held_out: Any) -> None:
+    """Print the nearest training clips by cosine distance of embeddings; the ears of a clip are averaged."""
+    import torch
 
-    return load_module(folder, {"LocalizerConfig": LocalizerConfig}, Localizer)[0]
+    from dualspec.evaluation.copying import nearest_in_embedding
+    from dualspec.evaluation.embedders import load_embedder
+
+    with usage():
+        network = load_embedder(spec)
+    known = []
+    with progress_bar("training clips", len(bank)) as show:
+        for rows in torch.arange(len(bank)).split(64):
+            known.append(network(bank.float_waveforms(rows), bank.sample_rate).embeddings)
+            show(int(rows[-1]) + 1)
+    labels = sorted({labels[0] for labels in bank.labels})
+    recordings = sorted({row.recording for row in bank.rows})
+    classes = torch.tensor([labels.index(own[0]) for own in bank.labels])
+    sources = torch.tensor([recordings.index(row.recording) for row in bank.rows])
+    for title, sounds in (("generated", waveforms.mean(1)), ("held-out recordings", held_out)):
+        embeddings = network(sounds, bank.sample_rate).embeddings
+        found = nearest_in_embedding(embeddings, torch.cat(known), classes, source_ids=sources)
+        if title == "generated":
+            cells = zip(names, found.distance.tolist(), found.percentile.tolist(), found.index.tolist(), strict=True)
+            rows_out = [
+                [name, f"{distance:.3f}", "–" if rank != rank else f"{rank:.0f}", bank.ids[at], bank.labels[at][0]]
+                for name, distance, rank, at in cells
+            ]
+            print_table(["clip", "distance", "percentile", "nearest training clip", "its label"], rows_out)
+        print(f"{title}: median {found.distance.median():.3f}, least {found.distance.min():.3f} ({len(sounds)} clips)")
+    within = found.class_distances[~found.class_distances.isnan()]
+    if len(within):
+        print(f"training clips to the nearest of their class: median {within.median():.3f}, least {within.min():.3f}")
+    note(f"embedder {network.name}, SHA-256 {network.weights_sha256[:12]}…; a percentile near 0 is a copy")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -12,8 +14,8 @@ from dualspec.cli.console import progress_bar
 from dualspec.cli.door import note, refuse, usage
 
 if TYPE_CHECKING:
-    from dualspec.generation import Head, WrittenClip
-    from dualspec.text.prompts import ParsedPrompt
+    from dualspec.generation import ClipRequest, Head, WrittenClip
+    from dualspec.hearing.proof import DirectionJudge
 
 
 def generate(
@@ -28,11 +30,17 @@ def generate(
         Literal["doa", "clock", "general"], typer.Option(help="How --azimuth is put into words.")
     ] = "clock",
     prompts: Annotated[Path | None, typer.Option(help="Text file, one prompt per line, in place of PROMPT.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Prompt list (JSON lines) of a test, in place of PROMPT: names its own files.")
+    ] = None,
     output: Annotated[
         Path,
         typer.Option("-o", "--output", help="Sound file (.wav, .flac) or folder. Files that exist are replaced."),
     ] = Path(),
     num: Annotated[int, typer.Option(min=1, max=10_000, help="Clips per prompt, with seeds counting up.")] = 1,
+    best_of: Annotated[
+        int, typer.Option(min=1, max=1000, help="Draw so many candidates per clip and keep the best placed.")
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, max=2**53, help="Seed of the first clip of each prompt.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps.  [default: the model's]")] = None,
     guidance: Annotated[
@@ -47,6 +55,12 @@ def generate(
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Clips denoised at once.")] = 8,
     picture: Annotated[bool, typer.Option("--picture/--no-picture", help="Write spectrograms of both ears.")] = True,
     subtype: Annotated[Literal["PCM_16", "PCM_24"], typer.Option(help="Sample format.")] = "PCM_16",
+    proof: Annotated[
+        bool, typer.Option("--proof/--no-proof", help="Measure where each clip is heard, into its JSON.")
+    ] = True,
+    target_head: Annotated[
+        Path | None, typer.Option(help="Head (SOFA) whose cues the proof aims at.  [default: the model's]")
+    ] = None,
     sofa: Annotated[
         Path | None,
         typer.Option(help="Also render each clip's mid signal through this head (SOFA), as NAME-rendered."),
@@ -61,30 +75,39 @@ def generate(
 ) -> None:
     """Generate two-ear sound from words.
 
-    Beside each sound stand NAME.png, the spectrograms of both ears, and NAME.json, all that makes it again.
-    The direction comes out of the model; only files named "-rendered" (--sofa) went through a head.
+    Beside each sound stand NAME.png, the spectrograms of both ears, and NAME.json, all that makes it again and the
+    proof of its direction. The direction comes out of the model; only files named "-rendered" (--sofa) went through a
+    head.
     """
-    chosen = _prompts(prompt, event, azimuth, style, prompts, allow_no_direction)
-    if sofa is not None and any(parsed.azimuth is None for _, parsed in chosen):
-        refuse("--sofa must have prompts that name a direction, got one without; leave --allow-no-direction out")
-    from dualspec.generation import OutputOptions, generate_clips, model_facts, plan_clips
-    from dualspec.model_folder import embedded_bundle
+    said = SimpleNamespace(**locals())
+    if target_head is not None and not proof:
+        refuse("--target-head must come with the proof, got --no-proof; leave one of them out")
+    requests = _requests(said)
+    if any(request.parsed.azimuth is None for request in requests) and (sofa is not None or best_of > 1):
+        words = "--sofa" if sofa is not None else "--best-of"
+        refuse(f"{words} must have prompts that name a direction, got one without; leave --allow-no-direction out")
+    _write(said, requests)
+
+
+def _write(said: SimpleNamespace, requests: list[ClipRequest]) -> None:
+    """Generate and write the clips as the command says, a line for each."""
+    from dualspec.generation import OutputOptions, generate_clips, model_facts
+    from dualspec.model_folder import embedded_bundle, load_localizer
     from dualspec.pipeline import DualSpecPipeline
+    from dualspec.training.processes import check_device
 
     with usage():
-        requests = plan_clips(chosen, output, seed=seed, per_prompt=num, blank=blank_location)
-        from dualspec.training.processes import check_device
-
-        device = check_device(device)
-    folder = model if model is not None else embedded_bundle()
+        device = check_device(said.device)
+    folder = said.model if said.model is not None else embedded_bundle()
     pipeline = DualSpecPipeline.from_pretrained(folder, device=device)
     with usage():
-        sampling = pipeline.sampling_config(num_inference_steps=steps, guidance_scale=guidance, sampler=sampler)
-        pipeline.num_samples(duration)
-    head = _head(sofa, pipeline.sample_rate)
+        sampling = pipeline.sampling_config(said.steps, said.guidance, said.sampler)
+        pipeline.num_samples(said.duration)
+    judge = _judge(folder, said.target_head) if said.proof else None
+    head = _head(said.sofa, pipeline.sample_rate)
     for folder_of_clip in {request.path.parent for request in requests}:
         folder_of_clip.mkdir(parents=True, exist_ok=True)
-    num_batches = -(-len(requests) // batch_size)
+    num_batches = -(-sum(request.best_of for request in requests) // said.batch_size)
     done = itertools.count(1)
     with progress_bar("denoising", num_batches * sampling.num_inference_steps) as show:
         for clip in generate_clips(
@@ -92,36 +115,55 @@ def generate(
             requests,
             model=model_facts(pipeline, folder),
             sampling=sampling,
-            options=OutputOptions(subtype=subtype, picture=picture),
-            duration_s=duration,
-            batch_size=batch_size,
+            options=OutputOptions(subtype=said.subtype, picture=said.picture, judge=judge),
+            duration_s=said.duration,
+            batch_size=said.batch_size,
             head=head,
+            chooser=load_localizer("paper") if said.best_of > 1 else None,
             on_step=lambda step, num_steps, latents: show(next(done)),
         ):
             _report(clip)
+    if judge is not None and "warning" in judge.facts:
+        print(f"heard by the localizer {judge.facts['name']!r}: {judge.facts['warning']}")
 
 
-def _prompts(
-    texts: list[str] | None,
-    event: str | None,
-    azimuth: float | None,
-    style: Any,
-    file: Path | None,
-    allow_no_direction: bool,
-) -> list[tuple[str, ParsedPrompt]]:
-    """Collect the prompts from the one place that the command names."""
-    sources = [bool(texts), event is not None or azimuth is not None, file is not None]
-    if sum(sources) != 1:
-        refuse("one of PROMPT, --event with --azimuth, or --prompts must be given, got none or several; choose one")
-    from dualspec.generation import check_prompt, read_prompt_file
+def _requests(said: SimpleNamespace) -> list[ClipRequest]:
+    """Plan the clips of the one source of prompts that the command names."""
+    by_event = said.event is not None or said.azimuth is not None
+    if [bool(said.prompt), by_event, said.prompts is not None, said.manifest is not None].count(True) != 1:
+        refuse(
+            "one of PROMPT, --event with --azimuth, --prompts or --manifest must be given, got none or several; "
+            "choose one"
+        )
+    from dualspec.generation import check_prompt, plan_clips, read_prompt_file
 
-    if file is not None:
-        return read_prompt_file(file, allow_no_direction=allow_no_direction)
+    if said.manifest is not None:
+        return _listed(said)
+    if said.prompts is not None:
+        chosen = read_prompt_file(said.prompts, allow_no_direction=said.allow_no_direction)
     with usage():
-        if texts:
-            return [(text.strip(), check_prompt(text, allow_no_direction=allow_no_direction)) for text in texts]
-        text = _template(event, azimuth, style, allow_no_direction)
-        return [(text, check_prompt(text, allow_no_direction=allow_no_direction))]
+        if said.prompts is None:
+            texts = (
+                [_template(said.event, said.azimuth, said.style, said.allow_no_direction)] if by_event else said.prompt
+            )
+            chosen = [(text.strip(), check_prompt(text, allow_no_direction=said.allow_no_direction)) for text in texts]
+        seeds = {"seed": said.seed, "per_prompt": said.num, "best_of": said.best_of}
+        return plan_clips(chosen, said.output, **seeds, blank=said.blank_location)
+
+
+def _listed(said: SimpleNamespace) -> list[ClipRequest]:
+    """Plan the clips of a prompt list; each row's candidates have seeds of their own."""
+    from dualspec.prompt_lists import plan_manifest_clips, read_manifest_prompts
+
+    if said.num > 1 or (said.output.suffix and not said.output.is_dir()):
+        refuse(
+            "--manifest must come with a folder and one clip per line, got --num or a file; the list names the files"
+        )
+    rows = read_manifest_prompts(said.manifest, allow_no_direction=said.allow_no_direction)
+    requests = plan_manifest_clips(rows, said.output, blank=said.blank_location)
+    return [
+        replace(request, seed=said.seed + request.seed * said.best_of, best_of=said.best_of) for request in requests
+    ]
 
 
 def _template(event: str | None, azimuth: float | None, style: Any, allow_no_direction: bool) -> str:
@@ -151,11 +193,28 @@ def _head(sofa: Path | None, sample_rate: int) -> Head | None:
     return Head(hrir_set=load_sofa(sofa, sample_rate=sample_rate), sha256=sha256_of(sofa))
 
 
+def _judge(model: Path, target_head: Path | None) -> DirectionJudge:
+    from dualspec.model_folder import load_judge
+
+    if target_head is None:
+        return load_judge(model)
+    from dualspec.cli.models import read_head_cues
+
+    return load_judge(model, target=read_head_cues(target_head))
+
+
 def _report(clip: WrittenClip) -> None:
     record = clip.record
     words = [f"{record['num_samples'] / record['sample_rate']:g} s", f"seed {record['seed']}"]
+    if record["best_of"] > 1:
+        words.append(f"best of {record['best_of']} by {record['chooser']['name']}")
     if record["azimuth"] is not None:
-        words.append(f"azimuth {record['azimuth']['azimuth_deg']:g}")
+        words.append(f"asked {record['azimuth']['azimuth_deg']:g}")
+    direction = record.get("direction", {})
+    if direction.get("heard_deg") is not None:
+        words.append(f"heard {direction['heard_deg']:g} ({100 * direction['confidence']:.0f} %)")
+    if direction.get("front_back_confused"):
+        words.append("front and back confused")
     if record["rendered"]:
         words.append("rendered")
     if record["gain_db"] < 0:

@@ -13,6 +13,7 @@ from dualspec.cli.door import refuse, usage
 
 if TYPE_CHECKING:
     from dualspec.accounting import Account
+    from dualspec.hearing.proof import HeadCues
     from dualspec.recipes import Recipe
 
 
@@ -53,6 +54,10 @@ def assemble(
         typer.Option("--set", metavar="KEY=VALUE", help="Such as sampling.num_inference_steps=15; repeatable."),
     ] = None,
     export: Annotated[Literal["fp32", "fp16"], typer.Option(help="Precision of the weights.")] = "fp32",
+    hrir: Annotated[
+        Path | None,
+        typer.Option(help="Head (SOFA) of the training clips: its cues become the target of the proof of direction."),
+    ] = None,
 ) -> None:
     """Put trained parts together into a model folder for `dualspec generate --model`."""
     from dualspec.cli.training import read_pairs
@@ -66,10 +71,19 @@ def assemble(
 
     from dualspec.model_folder import assemble as assemble_folder
 
-    assemble_folder(
-        output, sources, settings=settings or (), dtype=torch.float16 if export == "fp16" else torch.float32
-    )
+    dtype = torch.float16 if export == "fp16" else torch.float32
+    head = read_head_cues(hrir) if hrir is not None else None
+    assemble_folder(output, sources, settings=settings or (), dtype=dtype, head=head)
     print(f"{output}: {', '.join(sorted(sources))}")
+
+
+def read_head_cues(sofa: Path) -> HeadCues:
+    """Measure the cues of the head in a SOFA file."""
+    from dualspec.audio.hrir import load_sofa
+    from dualspec.hearing.proof import measure_head
+    from dualspec.training.weights import sha256_of
+
+    return measure_head(load_sofa(sofa), sha256=sha256_of(sofa))
 
 
 def _as_json(recipe: Recipe, result: Account) -> dict[str, Any]:

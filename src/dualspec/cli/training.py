@@ -83,7 +83,12 @@ def train(
         list[str] | None,
         typer.Option(metavar="PART=FOLDER", help="Weights of a VAE.  [default: RUNS/SIZE/PART/weights]"),
     ] = None,
-    hrir: Annotated[Path | None, typer.Option(help="Head (SOFA file).  [default: a computed sphere]")] = None,
+    hrir: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HEAD", help="Head: SOFA file or the word analytic; repeatable.  [default: analytic, a sphere]"
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Such as task.optimizer.lr=1e-4; repeatable.")
     ] = None,
@@ -127,7 +132,7 @@ def train(
             folder,
             processes,
             data=data,
-            hrir_set=_head(hrir, 16_000),
+            heads=read_heads(hrir or ()),
             vae_folders=vae_folders,
             max_clips=max_clips,
             resume=resume,
@@ -150,7 +155,7 @@ def _train(
     processes: Processes,
     *,
     data: Path,
-    hrir_set: HrirSet,
+    heads: list[HrirSet],
     vae_folders: dict[str, Path],
     max_clips: int | None,
     resume: bool,
@@ -169,7 +174,7 @@ def _train(
             make_task=lambda own: build_task(
                 recipe.task,
                 data,
-                hrir_set,
+                heads,
                 device=own.device,
                 num_bank_samples=recipe.num_bank_samples,
                 vae_folders=vae_folders,
@@ -218,6 +223,11 @@ def read_pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
             refuse(f"{option} must be written as NAME=FOLDER, got {text!r}; correct it")
         pairs.append((name.strip(), value))
     return pairs
+
+
+def read_heads(names: Sequence[str]) -> list[HrirSet]:
+    """Read heads at 16 kHz: SOFA files, or "analytic" for the computed sphere, which is also the default."""
+    return [_head(None if name == "analytic" else Path(name), 16_000) for name in names or ("analytic",)]
 
 
 def _head(sofa: Path | None, sample_rate: int) -> HrirSet:

@@ -137,7 +137,7 @@ def read_manifest(path: str | Path) -> list[ManifestRow]:
     path = path / MANIFEST_NAME if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"{path} must be a manifest, got none; run `dualspec data prepare` first")
-    rows = [row_from_dict(parse_json(line, where), where) for where, line in _lines(path)]
+    rows = [row_from_dict(parse_json(line, where), where) for where, line in json_lines(path)]
     seen: set[str] = set()
     for row in rows:
         if row.id in seen:
@@ -146,7 +146,8 @@ def read_manifest(path: str | Path) -> list[ManifestRow]:
     return rows
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
+def json_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the place (file:line) and the text of every line; bytes that are no UTF-8 or too many are refused."""
     with open(path, "rb") as stream:
         number = 0
         while raw := stream.readline(MAX_LINE_BYTES + 2):

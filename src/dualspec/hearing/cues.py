@@ -14,14 +14,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dualspec.audio.azimuth import LEFT, RIGHT
-from dualspec.audio.binaural import render
-from dualspec.audio.hrir import HrirMethod, HrirSet
 from dualspec.hearing.correlation import MAX_LAG_S, BandSpectra, band_spectra, highest_lag
+
+if TYPE_CHECKING:
+    from dualspec.audio.hrir import HrirMethod, HrirSet
 
 TIMING_BAND_HZ = (150.0, 1200.0)
 """Band in which ITD and coherence are measured."""
@@ -233,6 +235,7 @@ def target_cues(
     source: Tensor | None = None,
     method: HrirMethod = "nearest",
     tolerance_deg: float = 1.0,
+    edges_hz: Sequence[float] | None = None,
 ) -> InterauralCues:
     """Measure the cues that a head gives to a source, to compare with what is heard.
 
@@ -243,24 +246,29 @@ def target_cues(
             source with a flat spectrum. Level and delay of a head vary with frequency, so the source matters.
         method: how directions between measured ones are served, see `HrirSet.at`.
         tolerance_deg: largest distance to a measured direction, degrees ("nearest" only).
+        edges_hz: K + 1 ascending band edges, Hz, for cues band by band; None for the broadband cues.
 
     Returns:
-        Cues of shape (N,).
+        Cues of shape (N,), or (N, K) by bands.
 
     Raises:
         ValueError: a direction is not in the set, or the source is silent or of the wrong shape.
     """
     pairs = hrir_set.at(azimuths_deg, method=method, tolerance_deg=tolerance_deg)
-    if source is None:
-        return interaural_cues(pairs, hrir_set.sample_rate)
-    if source.ndim == 1:
-        source = source.expand(len(pairs), -1)
-    if source.ndim != 2 or len(source) != len(pairs):
-        raise ValueError(
-            f"source must be mono with shape (S,) or ({len(pairs)}, S), got {tuple(source.shape)}; "
-            "give one sound for each direction"
-        )
-    return interaural_cues(render(source.double(), pairs.to(source.device)), hrir_set.sample_rate)
+    if source is not None:
+        from dualspec.audio.binaural import render  # here, so that judging a generated clip needs no renderer
+
+        if source.ndim == 1:
+            source = source.expand(len(pairs), -1)
+        if source.ndim != 2 or len(source) != len(pairs):
+            raise ValueError(
+                f"source must be mono with shape (S,) or ({len(pairs)}, S), got {tuple(source.shape)}; "
+                "give one sound for each direction"
+            )
+        pairs = render(source.double(), pairs.to(source.device))
+    if edges_hz is not None:
+        return band_cues(pairs, hrir_set.sample_rate, edges_hz=edges_hz)
+    return interaural_cues(pairs, hrir_set.sample_rate)
 
 
 def cue_errors(reference: InterauralCues, estimate: InterauralCues) -> CueErrors:

@@ -34,6 +34,8 @@ class LocalizerConfig:
     """Channels of the convolution after the branches are joined; halves the frequency axis once more."""
     hidden_features: tuple[int, int] = (512, 512)
     """Widths of the two fully connected layers before the class scores."""
+    time_stride: int = 1
+    """Step of each branch's first convolution along the frames; 2 halves the work."""
     frame_range_db: float = 60.0
     """Frames this far below the clip's loudest one count as silence and are left out, dB."""
 
@@ -43,7 +45,7 @@ class LocalizerConfig:
         Raises:
             ValueError: when a field breaks its rule.
         """
-        sizes = (*self.branch_channels, self.fused_channels, *self.hidden_features, self.sample_rate)
+        sizes = (*self.branch_channels, self.fused_channels, *self.hidden_features, self.sample_rate, self.time_stride)
         if min(sizes) < 1 or self.num_sectors < 2:
             raise ValueError(
                 f"sizes must be at least 1 and num_sectors at least 2, got {sizes} and {self.num_sectors}; "
@@ -97,8 +99,8 @@ class Localizer(nn.Module):
         """Build the layers."""
         super().__init__()
         self.config = config = LocalizerConfig() if config is None else config
-        self.magnitude_branch = _branch(2, config.branch_channels)
-        self.phase_branch = _branch(config.num_phase_channels, config.branch_channels)
+        self.magnitude_branch = _branch(2, config.branch_channels, config.time_stride)
+        self.phase_branch = _branch(config.num_phase_channels, config.branch_channels, config.time_stride)
         self.fusion = _convolution(2 * config.branch_channels[-1], config.fused_channels)
         first, second = config.hidden_features
         self.classifier = nn.Sequential(
@@ -128,7 +130,7 @@ class Localizer(nn.Module):
         magnitude, phase, heard = self.features(waveform)
         joined = torch.cat([self.magnitude_branch(magnitude), self.phase_branch(phase)], dim=1)
         refined = self.fusion(joined)  # (B, C, T, F)
-        weight = heard[:, None, :, None].to(refined.dtype)
+        weight = heard[:, None, :: self.config.time_stride, None].to(refined.dtype)
         pooled = (refined * weight).sum(2) / weight.sum(2).clamp(min=1)
         return self.classifier(pooled.flatten(1))
 
@@ -188,6 +190,31 @@ class Localizer(nn.Module):
             )
         return result_of(self(batch))
 
+    @torch.inference_mode()
+    def predict_long(self, waveform: Tensor, sample_rate: int, *, window_s: float = 10.24) -> LocalizerResult:
+        """Say where one recording of any length is: windows are judged one by one, their probabilities averaged.
+
+        Args:
+            waveform: (2, S), channel 0 left, in [-1, 1].
+            sample_rate: Hz, must be the config's.
+            window_s: length of a window, s; silent windows do not count.
+
+        Returns:
+            The result, B = 1.
+
+        Raises:
+            ValueError: as `predict`; the recording must last 50 ms.
+        """
+        shortest, window = round(0.05 * sample_rate), round(window_s * sample_rate)
+        if waveform.ndim != 2 or waveform.shape[-1] < shortest:
+            raise ValueError(
+                f"waveform must be (2, S), S at least {shortest}, got {tuple(waveform.shape)}; make it longer"
+            )
+        windows = [part for part in waveform.split(window, dim=-1) if part.shape[-1] >= shortest]
+        heard = [part for part in windows if bool(audible(part).all())]
+        results = [self.predict(part, sample_rate).probabilities for part in heard or windows[:1]]
+        return result_of(torch.cat(results).mean(0, keepdim=True).clamp(min=1e-30).log())
+
 
 def result_of(logits: Tensor) -> LocalizerResult:
     """Turn class scores into directions.
@@ -215,15 +242,16 @@ def result_of(logits: Tensor) -> LocalizerResult:
     )
 
 
-def _convolution(num_inputs: int, num_outputs: int) -> nn.Sequential:
+def _convolution(num_inputs: int, num_outputs: int, time_stride: int = 1) -> nn.Sequential:
     """3x3 over (time, frequency); the frequency axis halves."""
     return nn.Sequential(
-        nn.Conv2d(num_inputs, num_outputs, kernel_size=3, stride=(1, 2), padding=1, bias=False),
+        nn.Conv2d(num_inputs, num_outputs, kernel_size=3, stride=(time_stride, 2), padding=1, bias=False),
         nn.BatchNorm2d(num_outputs),
         nn.ReLU(),
     )
 
 
-def _branch(num_inputs: int, channels: tuple[int, int, int]) -> nn.Sequential:
+def _branch(num_inputs: int, channels: tuple[int, int, int], time_stride: int) -> nn.Sequential:
     sizes = (num_inputs, *channels)
-    return nn.Sequential(*(_convolution(sizes[index], sizes[index + 1]) for index in range(3)))
+    strides = (time_stride, 1, 1)
+    return nn.Sequential(*(_convolution(sizes[index], sizes[index + 1], strides[index]) for index in range(3)))

@@ -1,7 +1,7 @@
 """From a recipe and a prepared corpus to trained weights: what `dualspec train` does."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ TaskConfig = VaeTaskConfig | VocoderTaskConfig | DiffusionTaskConfig | Localizer
 def build_task(
     config: TaskConfig,
     manifest_dir: Path,
-    hrir_set: HrirSet,
+    heads: HrirSet | Sequence[HrirSet],
     *,
     device: str,
     num_bank_samples: int,
@@ -42,7 +42,7 @@ def build_task(
     Args:
         config: the recipe's task.
         manifest_dir: what `dualspec prepare` wrote.
-        hrir_set: the head, at 16 kHz.
+        heads: the head, or several from which one is drawn per clip, at 16 kHz.
         device: where clips and models live.
         num_bank_samples: samples kept of each clip.
         vae_folders: weights folders of a variant's VAEs by part name (diffusion only).
@@ -54,9 +54,9 @@ def build_task(
     bank_samples = max(num_bank_samples, config.render.num_samples)
     train_bank = load_clips(manifest_dir, "train", num_samples=bank_samples, device=device, max_clips=max_clips)
     test_bank = load_clips(manifest_dir, "test", num_samples=bank_samples, device=device, max_clips=256)
-    source = BinauralSource(train_bank, hrir_set, config.render)
+    source = BinauralSource(train_bank, heads, config.render)
     held_out = BinauralSource(
-        test_bank, hrir_set, replace(config.render, random_crop=False, max_shift_s=0.0, gain_range_db=0.0)
+        test_bank, heads, replace(config.render, random_crop=False, max_shift_s=0.0, gain_range_db=0.0)
     )
     if isinstance(config, VaeTaskConfig):
         return VaeTask(config, source, held_out)

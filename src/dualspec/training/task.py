@@ -1,12 +1,13 @@
 """What the loop and the tasks share: phases, per-step randomness, and two-eared clips made on the device."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dualspec.audio.azimuth import sector_grid_deg
 from dualspec.audio.binaural import normalize_peak, render
@@ -116,17 +117,21 @@ class BinauralSource:
 
     Args:
         bank: the mono clips.
-        hrir_set: the head, at the clips' sample rate.
+        heads: the head, or several from which one is drawn per clip, at the clips' sample rate.
         config: crop, directions, level.
     """
 
-    def __init__(self, bank: ClipBank, hrir_set: HrirSet, config: RenderConfig) -> None:
+    def __init__(self, bank: ClipBank, heads: HrirSet | Sequence[HrirSet], config: RenderConfig) -> None:
         """Look up the directions once."""
         self.bank, self.config = bank, config
         self.azimuths_deg = torch.tensor(sector_grid_deg(config.num_azimuths), dtype=torch.float64)
         method: HrirMethod = "nearest" if config.num_azimuths == 12 else "interpolate"
         self.lengths = bank.lengths.cpu()
-        self.hrirs = hrir_set.at(self.azimuths_deg, method=method).to(bank.waveforms.device)
+        heads = [heads] if isinstance(heads, HrirSet) else heads
+        pairs = [head.at(self.azimuths_deg, method=method) for head in heads]
+        num_taps = max(pair.shape[-1] for pair in pairs)
+        padded = [functional.pad(pair, (0, num_taps - pair.shape[-1])) for pair in pairs]
+        self.hrirs = torch.stack(padded).to(bank.waveforms.device)  # (H, A, 2, K)
 
     def __len__(self) -> int:
         """Return the number of mono clips."""
@@ -134,8 +139,15 @@ class BinauralSource:
 
     def draw(self, indices: Tensor, random: StepRandom) -> tuple[Tensor, Tensor]:
         """Return two-eared clips (B, 2, S) of clip indices (B,) and the direction index (B,) drawn for each."""
+        directions, heads = self.draw_directions(random)
+        binaural = render(self.crop(indices, random), self.hrirs[heads, directions])
+        return self.level(binaural, random.uniform()), directions.cpu()
+
+    def draw_directions(self, random: StepRandom) -> tuple[Tensor, Tensor]:
+        """Return the direction index and the head index (B,) of each clip, on the device."""
         directions = random.integers(len(self.azimuths_deg))
-        return self.render(self.crop(indices, random), directions, random.uniform()), directions
+        heads = random.integers(len(self.hrirs)) if len(self.hrirs) > 1 else torch.zeros_like(directions)
+        return directions.to(self.hrirs.device), heads.to(self.hrirs.device)
 
     def crop(self, indices: Tensor, random: StepRandom) -> Tensor:
         """Return mono clips (B, S) in [-1, 1], cropped and shifted as the config says."""
@@ -156,12 +168,11 @@ class BinauralSource:
             waveform = shifted * (offsets >= 0).to(shifted)
         return waveform.float() / 32768.0
 
-    def render(self, waveform: Tensor, directions: Tensor, level: Tensor | None = None) -> Tensor:
-        """Return two-eared clips (B, 2, S) of mono clips (B, S) at direction indices (B,); level (B,) in [0, 1)."""
-        binaural = render(waveform, self.hrirs[directions.to(self.hrirs.device)])
+    def level(self, binaural: Tensor, uniform: Tensor) -> Tensor:
+        """Return two-eared clips (B, 2, S) at the config's peak, lowered within its range by uniform (B,)."""
         binaural = normalize_peak(binaural, self.config.peak)
-        if level is not None and self.config.gain_range_db:
-            gain = 10.0 ** (-self.config.gain_range_db * level / 20.0)
+        if self.config.gain_range_db:
+            gain = 10.0 ** (-self.config.gain_range_db * uniform / 20.0)
             binaural = binaural * gain.to(binaural)[:, None, None]
         return binaural
 

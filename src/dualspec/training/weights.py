@@ -3,7 +3,6 @@
 A folder is complete or absent: it is written under a temporary name and renamed.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dualspec.config import from_dict, to_dict
+from dualspec.files import sha256_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 FORMAT_VERSION = 1
@@ -111,12 +111,6 @@ def replace_folder(temporary: Path, folder: Path) -> None:
         shutil.rmtree(outgoing)
     else:
         temporary.rename(folder)
-
-
-def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 as hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_config(folder: str | Path, config_types: dict[str, type]) -> Any:

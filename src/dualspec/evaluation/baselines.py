@@ -1,0 +1,307 @@
+"""The mono systems that the paper compares with, from their published weight folders, behind one interface.
+
+AudioLDM and AudioLDM 2 come as diffusers folders (one subfolder per part), TANGO and TANGO 2 under their own file
+names. Everything is read from the folder: sizes from configs or from the weights themselves, the noise schedule of
+TANGO (which names a page on a hub that is gone) from constants. Each clip depends on its prompt and seed alone, not on
+batch mates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dualspec.evaluation.baseline_weights import (
+    diffusers_part,
+    part_config,
+    read_tensors,
+    tango_parts,
+    tokenizer_of,
+    transformers_part,
+)
+from dualspec.files import read_json, sha256_of
+
+BaselineName = Literal["audioldm", "audioldm2", "tango", "tango2"]
+BASELINES: tuple[BaselineName, ...] = ("audioldm", "audioldm2", "tango", "tango2")
+STABLE_DIFFUSION_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "clip_sample": False,
+}
+"""The schedule of Stable Diffusion 2.1, which TANGO names; its model predicts velocity (decision 12)."""
+_SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "DPMSolverMultistepScheduler")
+Condition = Callable[[list[str]], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Baseline:
+    """A mono text-to-audio system: text condition, U-Net, VAE, vocoder, and the settings its authors sample with."""
+
+    name: str
+    condition: Condition  # texts of one length → arguments of the U-Net, first axis = text
+    unet: nn.Module
+    vae: Any  # AutoencoderKL
+    vocoder: Any  # SpeechT5HifiGan
+    scheduler: Any  # of diffusers
+    scaling_factor: float  # of the latents
+    num_inference_steps: int = 200
+    guidance_scale: float = 2.5
+    sha256: dict[str, str]  # of every file of weights, by its place in the folder
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return int(self.vocoder.config.sampling_rate)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return next(self.unet.parameters()).device
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        texts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        num_samples: int = 81_920,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> Tensor:
+        """Generate mono clips.
+
+        Args:
+            texts: B descriptions, without any direction.
+            seeds: of the noise of each clip.
+            num_samples: length of a clip.
+            num_inference_steps: denoising steps; the authors' when None.
+            guidance_scale: of guidance; the authors' when None.
+
+        Returns:
+            (B, S) float32 in [-1, 1] on the CPU.
+        """
+        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        arguments = _stack([self.condition([text, ""]) for text in texts])
+        latents = torch.stack(
+            [
+                torch.randn(self._latent_shape(num_samples), generator=torch.Generator().manual_seed(seed))
+                for seed in seeds
+            ]
+        ).to(self.device)
+        generators = [torch.Generator().manual_seed(seed + 2**62) for seed in seeds]
+        self.scheduler.set_timesteps(num_inference_steps or self.num_inference_steps, device=self.device)
+        latents = latents * self.scheduler.init_noise_sigma
+        extra = {"generator": generators} if type(self.scheduler).__name__ == "DDPMScheduler" else {}
+        for timestep in self.scheduler.timesteps:
+            both = self.scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
+            guided, free = self.unet(both, timestep, **arguments).sample.chunk(2)
+            prediction = free + scale * (guided - free)
+            latents = self.scheduler.step(prediction, timestep, latents, **extra).prev_sample
+        log_mel = self.vae.decode(latents / self.scaling_factor).sample
+        waveform = self.vocoder(log_mel.squeeze(1)).reshape(len(texts), -1).float().cpu()[:, :num_samples]
+        return waveform.clamp(-1.0, 1.0)
+
+    def _latent_shape(self, num_samples: int) -> tuple[int, int, int]:
+        """Return channels, frames and rows of the latents of a clip."""
+        hop, level = 1, 2 ** (len(self.vae.config.block_out_channels) - 1)
+        for rate in self.vocoder.config.upsample_rates:
+            hop *= rate
+        frames = -(-num_samples // (hop * level))
+        return self.vae.config.latent_channels, frames, self.vocoder.config.model_in_dim // level
+
+    def to(self, device: str | torch.device) -> Baseline:
+        """Move all parts to a device; the text encoders go where their tokens go, so they stay on the CPU."""
+        for part in (self.unet, self.vae, self.vocoder):
+            part.to(device)
+        return self
+
+
+def _stack(conditions: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Join the conditions (2, …) of each clip's text and of no text to (2·B, …); shorter sequences get masked zeros."""
+    stacked = {}
+    for name in conditions[0]:
+        longest = max(own[name].shape[1] for own in conditions)
+        padded = [
+            functional.pad(own[name], (0, 0) * (own[name].ndim - 2) + (0, longest - own[name].shape[1]))
+            for own in conditions
+        ]
+        stacked[name] = torch.cat([torch.stack([own[side] for own in padded]) for side in (0, 1)])
+    return stacked
+
+
+def load_baseline(
+    name: BaselineName, folder: Path, *, device: str = "cpu", prediction_type: str = "v_prediction"
+) -> Baseline:
+    """Load a published system; every tensor must be there and fit.
+
+    Args:
+        name: which system.
+        folder: its weights: for AudioLDM and AudioLDM 2 the diffusers layout (vae, vocoder, unet, text_encoder,
+            tokenizer, scheduler, and for AudioLDM 2 text_encoder_2, tokenizer_2, projection_model, language_model); for
+            TANGO main_config.json, vae_config.json, pytorch_model_main.bin and pytorch_model_vae.bin, and beside them
+            tokenizer/ with the tokenizer of FLAN-T5.
+        device: where it runs.
+        prediction_type: what TANGO's U-Net predicts.
+
+    Raises:
+        FileNotFoundError: a file is missing; it is named.
+        ValueError: an unknown name, a damaged file, or tensors that do not fit.
+    """
+    if name not in BASELINES:
+        raise ValueError(f"baseline must be one of {', '.join(BASELINES)}, got {name!r}; choose one")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no weights folder {folder}; get the published weights of {name} first")
+    load = {"audioldm": _audioldm, "audioldm2": _audioldm2}.get(name)
+    parts = load(folder) if load is not None else _tango(folder, prediction_type)
+    files = {str(path.relative_to(folder)): sha256_of(path) for path in sorted(parts.pop("files"))}
+    return _on(Baseline(name=name, sha256=files, **parts), device)
+
+
+def _on(baseline: Baseline, device: str) -> Baseline:
+    for part in (baseline.unet, baseline.vae, baseline.vocoder):
+        part.eval().requires_grad_(False)
+    return baseline.to(device)
+
+
+def _shared_parts(folder: Path, unet_class: Any, files: list[Path]) -> dict[str, Any]:
+    """Load what AudioLDM and AudioLDM 2 have in common."""
+    import diffusers
+    from diffusers import AutoencoderKL
+    from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
+
+    vae = diffusers_part(folder / "vae", AutoencoderKL, files)
+    settings = part_config(folder / "scheduler", "scheduler_config.json")
+    scheduler = settings.get("_class_name")
+    if scheduler not in _SCHEDULERS:
+        raise ValueError(f"{folder}/scheduler must be one of {', '.join(_SCHEDULERS)}, got {scheduler!r}; restore it")
+    return {
+        "unet": diffusers_part(folder / "unet", unet_class, files),
+        "vae": vae,
+        "vocoder": transformers_part(folder / "vocoder", SpeechT5HifiGanConfig, SpeechT5HifiGan, files),
+        "scheduler": getattr(diffusers, scheduler).from_config(settings),
+        "scaling_factor": float(vae.config.scaling_factor),
+        "files": files,
+    }
+
+
+def _clap(folder: Path, files: list[Path], *, nested: bool = False) -> Condition:
+    """Return CLAP's text branch: texts → unit vectors (B, D); AudioLDM 2 stores it inside the whole of CLAP."""
+    from transformers import ClapTextConfig, ClapTextModelWithProjection
+
+    encoder = transformers_part(
+        folder / "text_encoder",
+        ClapTextConfig,
+        ClapTextModelWithProjection,
+        files,
+        nested="text_config" if nested else "",
+        unused=("audio_model.", "audio_projection.", "logit_scale") if nested else (),
+    )
+    tokenizer = tokenizer_of(folder / "tokenizer")
+    length = min(int(tokenizer.model_max_length), int(encoder.config.max_position_embeddings) - 2)
+
+    def condition(texts: list[str]) -> dict[str, Tensor]:
+        tokens = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        embeds = encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).text_embeds
+        return {"class_labels": functional.normalize(embeds, dim=-1)}
+
+    return condition
+
+
+def _audioldm(folder: Path) -> dict[str, Any]:
+    """AudioLDM: the U-Net is steered by CLAP's vector of the text alone."""
+    from diffusers import UNet2DConditionModel
+
+    files: list[Path] = []
+    parts = _shared_parts(folder, UNet2DConditionModel, files)
+    clap, device_of = _clap(folder, files), parts["unet"]
+
+    def condition(texts: list[str]) -> dict[str, Any]:
+        return {"class_labels": clap(texts)["class_labels"].to(device_of.device)}
+
+    return parts | {"condition": condition, "unet": _WithoutStates(parts["unet"])}
+
+
+class _WithoutStates(nn.Module):
+    """A U-Net that takes no text states, only a class vector."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, latents: Tensor, timestep: Tensor, class_labels: Tensor) -> Any:
+        return self.unet(latents, timestep, encoder_hidden_states=None, class_labels=class_labels)
+
+
+def _audioldm2(folder: Path) -> dict[str, Any]:
+    """AudioLDM 2: CLAP and FLAN-T5 states, projected, are continued by GPT-2; the U-Net attends to that and to T5."""
+    from diffusers import AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel
+    from transformers import GPT2Config, GPT2Model, T5Config, T5EncoderModel
+
+    files: list[Path] = []
+    parts = _shared_parts(folder, AudioLDM2UNet2DConditionModel, files)
+    clap = _clap(folder, files, nested=True)
+    t5 = transformers_part(folder / "text_encoder_2", T5Config, T5EncoderModel, files)
+    tokenizer = tokenizer_of(folder / "tokenizer_2")
+    projection = diffusers_part(folder / "projection_model", AudioLDM2ProjectionModel, files).eval()
+    gpt = transformers_part(
+        folder / "language_model", GPT2Config, GPT2Model, files, unused=("lm_head.",), prefix="transformer."
+    )
+    num_tokens = int(part_config(folder / "language_model").get("max_new_tokens") or 8)
+    unet = parts["unet"]
+
+    def condition(texts: list[str]) -> dict[str, Tensor]:
+        tokens = tokenizer(texts, padding=True, truncation=True, max_length=512, return_tensors="pt")
+        states = t5(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        vector = clap(texts)["class_labels"][:, None]
+        joined = projection(vector, states, torch.ones(len(texts), 1, dtype=torch.long), tokens.attention_mask)
+        hidden, mask = joined.hidden_states, joined.attention_mask
+        for _ in range(num_tokens):
+            following = gpt(inputs_embeds=hidden, attention_mask=mask).last_hidden_state[:, -1:]
+            hidden = torch.cat([hidden, following], dim=1)
+            mask = functional.pad(mask, (0, 1), value=1)
+        found = {
+            "encoder_hidden_states": hidden[:, -num_tokens:],
+            "encoder_hidden_states_1": states,
+            "encoder_attention_mask_1": tokens.attention_mask,
+        }
+        return {name: value.to(unet.device) for name, value in found.items()}
+
+    return parts | {"condition": condition, "guidance_scale": 3.5}
+
+
+def _tango(folder: Path, prediction_type: str) -> dict[str, Any]:
+    """TANGO and TANGO 2: FLAN-T5 states steer a Stable-Diffusion U-Net over AudioLDM's latents."""
+    from diffusers import DDPMScheduler
+
+    names = ("main_config.json", "vae_config.json", "pytorch_model_main.bin", "pytorch_model_vae.bin")
+    for name in names:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"no {name} in {folder}; copy the whole published folder")
+    main, vae_state = (read_tensors(folder / name) for name in names[2:])
+    t5, unet, vae, vocoder = tango_parts(main, vae_state, read_json(folder / "vae_config.json"), folder)
+    tokenizer = tokenizer_of(folder / "tokenizer", hint="put the tokenizer.json of google/flan-t5-large there")
+
+    def condition(texts: list[str]) -> dict[str, Tensor]:
+        tokens = tokenizer(texts, padding=True, truncation=True, max_length=512, return_tensors="pt")
+        states = t5(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        found = {"encoder_hidden_states": states, "encoder_attention_mask": tokens.attention_mask.bool()}
+        return {name: value.to(unet.device) for name, value in found.items()}
+
+    return {
+        "condition": condition,
+        "unet": unet,
+        "vae": vae,
+        "vocoder": vocoder,
+        "scheduler": DDPMScheduler(**STABLE_DIFFUSION_SCHEDULE, prediction_type=prediction_type),
+        "scaling_factor": float(vae.config.scaling_factor),
+        "guidance_scale": 3.0,
+        "files": [folder / name for name in names],
+    }

@@ -1,0 +1,190 @@
+"""Prompt lists: what a test asks for, one JSON line per clip, and the files that the answers go to.
+
+A list is all that generation, baselines and the judge share: clips of one list have one name in every folder.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dualspec.audio.azimuth import NUM_SECTORS, check_azimuth_deg, circular_error_deg, class_azimuth_deg
+from dualspec.data.manifest import ManifestRow, Split, json_lines, read_manifest
+from dualspec.files import parse_json, write_text_atomic
+from dualspec.generation import AUDIO_SUFFIXES, ClipRequest, check_prompt
+from dualspec.text.lexicon import LexiconSplit, LocationStyle
+from dualspec.text.prompts import ParsedPrompt, blank_location, draw_location_style, prompt_for
+
+MAX_ROWS = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptRow:
+    """One clip that is asked for."""
+
+    file: str  # name of the sound file in every folder of answers
+    prompt: str  # template or free words
+    azimuth_deg: float | None = None  # asked direction; what the prompt's words mean when None
+    style: str | None = None  # doa, clock or general
+    label: str | None = None  # class of the sound
+    recording: str | None = None  # id of the held-out clip that is the reference
+    seed: int = 0  # of noise, added to the seed of the command
+
+    def __post_init__(self) -> None:
+        """Refuse names that lead elsewhere and impossible numbers."""
+        if Path(self.file).name != self.file or Path(self.file).suffix.lower() not in AUDIO_SUFFIXES:
+            raise ValueError(f"file must be a plain name ending in .wav or .flac, got {self.file!r}; correct the list")
+        if self.azimuth_deg is not None:
+            check_azimuth_deg(self.azimuth_deg)
+        if not isinstance(self.prompt, str) or type(self.seed) is not int or not 0 <= self.seed < 2**53:
+            raise ValueError(f"prompt must be words and seed 0 to 2^53, got {self.prompt!r}, {self.seed!r}; correct it")
+
+
+def write_prompt_list(path: Path, rows: Sequence[PromptRow]) -> None:
+    """Write rows as JSON lines; the file appears whole or not at all."""
+    lines = [json.dumps({k: v for k, v in asdict(row).items() if v is not None}, ensure_ascii=False) for row in rows]
+    write_text_atomic(path, "\n".join(lines) + "\n")
+
+
+def read_manifest_prompts(path: Path, *, allow_no_direction: bool = False) -> list[tuple[PromptRow, ParsedPrompt]]:
+    """Read a prompt list strictly.
+
+    Args:
+        path: JSON lines with `prompt`, and optionally the other fields of `PromptRow`; without `file`, numbered names.
+        allow_no_direction: accept prompts without a direction.
+
+    Returns:
+        Rows and what our parser makes of their prompts (reported, never given to the network).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is empty, or a line is no row, repeats a name, or contradicts its own words; the line is named.
+    """
+    rows: list[tuple[PromptRow, ParsedPrompt]] = []
+    seen: set[str] = set()
+    for number, (where, line) in enumerate(json_lines(path), start=1):
+        data: Any = parse_json(line, where)
+        if not isinstance(data, dict) or "prompt" not in data or not set(data) <= set(PromptRow.__dataclass_fields__):
+            raise ValueError(
+                f"{where} must hold a prompt and only {', '.join(PromptRow.__dataclass_fields__)}, "
+                f"got {line.strip()[:80]!r}; correct it"
+            )
+        try:
+            data.setdefault("file", f"{number:05d}.wav")
+            row = PromptRow(**data)
+            parsed = check_prompt(row.prompt, allow_no_direction=allow_no_direction)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{where}: {error}") from error
+        if row.azimuth_deg is not None and parsed.azimuth is not None:
+            error_deg = circular_error_deg(row.azimuth_deg, parsed.azimuth.azimuth_deg)
+            if error_deg > 180 / NUM_SECTORS + 1e-6:
+                raise ValueError(
+                    f"{where}: azimuth_deg must be what the prompt says, got {row.azimuth_deg:g} beside {row.prompt!r}"
+                )
+        if row.file in seen or number > MAX_ROWS:
+            raise ValueError(f"{where}: file must be unique among at most {MAX_ROWS} rows, got {row.file!r} again")
+        seen.add(row.file)
+        rows.append((row, parsed))
+    if not rows:
+        raise ValueError(f"{path} must hold prompts, got none; write them by `dualspec prompts`")
+    return rows
+
+
+def plan_manifest_clips(
+    rows: Sequence[tuple[PromptRow, ParsedPrompt]], output: Path, *, seed: int = 0, blank: bool = False
+) -> list[ClipRequest]:
+    """Give every row of a list its file in the folder `output` and its seed; arguments as `generation.plan_clips`."""
+    return [
+        ClipRequest(
+            prompt=blank_location(row.prompt) if blank else row.prompt,
+            parsed=parsed,
+            seed=seed + row.seed,
+            path=output / row.file,
+            location_blanked=blank,
+        )
+        for row, parsed in rows
+    ]
+
+
+def event_rows(
+    events: Sequence[str], styles: Sequence[LocationStyle], *, seed: int = 0, wording: LexiconSplit = "train"
+) -> list[PromptRow]:
+    """List every event at every one of the 12 azimuths in every style."""
+    generator = torch.Generator().manual_seed(seed)
+    rows: list[PromptRow] = []
+    for event in events:
+        for sector in range(NUM_SECTORS):
+            for style in styles:
+                azimuth_deg = float(class_azimuth_deg(sector))
+                prompt = prompt_for(event, azimuth_deg, style, generator=generator, split=wording)
+                file = f"{re.sub('[^a-z0-9]+', '-', event.lower()).strip('-')}-{style}^{azimuth_deg:.0f}.wav"
+                rows.append(
+                    PromptRow(
+                        file=file, prompt=prompt, azimuth_deg=azimuth_deg, style=style, label=event, seed=len(rows)
+                    )
+                )
+    return rows
+
+
+def standard_test_set(
+    manifest_dir: Path,
+    num: int,
+    *,
+    styles: Sequence[LocationStyle],
+    seed: int = 0,
+    split: Split = "test",
+    wording: LexiconSplit = "train",
+) -> list[PromptRow]:
+    """Draw a test set: held-out clips at azimuths, each prompt in one style. Paper sections V-C and V-D.
+
+    The draw of clips and azimuths does not depend on the styles, so sets of one seed hold the same sounds in every
+    wording (Table III). Azimuths are balanced; no clip stands twice at one azimuth.
+
+    Args:
+        manifest_dir: folder of a prepared corpus.
+        num: clips; the paper has 5,000.
+        styles: location styles; each prompt draws one of them.
+        seed: of the draw.
+        split: part of the corpus.
+        wording: which general phrases, those seen in training or the others.
+
+    Raises:
+        ValueError: the split holds fewer than `num` / 12 clips.
+    """
+    clips = split_rows(manifest_dir, split)
+    if not 1 <= num <= len(clips) * NUM_SECTORS:
+        raise ValueError(
+            f"num must be 1 to {len(clips) * NUM_SECTORS} with {len(clips)} {split} clips, got {num}; take fewer"
+        )
+    generator, words = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(clips), generator=generator).tolist()
+    rows = []
+    for index in range(num):
+        turn, place = divmod(index, len(clips))
+        clip, azimuth_deg = clips[order[place]], float(class_azimuth_deg((place + turn) % NUM_SECTORS))
+        style = draw_location_style(words, styles)
+        prompt = prompt_for(clip.labels[0], azimuth_deg, style, generator=words, split=wording)
+        rows.append(
+            PromptRow(
+                file=f"{clip.id.replace('/', '-')}^{azimuth_deg:.0f}.wav",
+                prompt=prompt,
+                azimuth_deg=azimuth_deg,
+                style=style,
+                label=clip.labels[0],
+                recording=clip.id,
+                seed=index,
+            )
+        )
+    return rows
+
+
+def split_rows(manifest_dir: Path, split: Split) -> list[ManifestRow]:
+    """Return the manifest rows of a split; an empty one is refused."""
+    rows = [row for row in read_manifest(manifest_dir) if row.split == split]
+    if not rows:
+        raise ValueError(f"{manifest_dir} must hold {split} clips, got none; prepare a corpus with that split")
+    return rows
