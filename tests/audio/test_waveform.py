@@ -80,7 +80,7 @@ def test_opus_keeps_length_and_level(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(("codec", "bit_rate"), [("opus", 32_000), ("opus", 128_000), ("mp3", 64_000)])
-def test_a_codec_in_memory_keeps_shape_and_level(codec: Literal["opus", "mp3"], bit_rate: int) -> None:
+def test_a_codec_keeps_shape_and_level(codec: Literal["opus", "mp3"], bit_rate: int) -> None:
     time = torch.arange(2 * RATE) / RATE
     tone = torch.stack([0.4 * torch.sin(2 * torch.pi * 440 * time), 0.2 * torch.sin(2 * torch.pi * 880 * time)])
     coded = code_and_decode(tone, RATE, codec, bit_rate)

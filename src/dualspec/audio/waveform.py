@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import warnings
 from contextlib import ExitStack
-from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Literal
 
@@ -139,7 +139,7 @@ def write_waveform(
 
 
 def code_and_decode(waveform: Tensor, sample_rate: int, codec: Literal["opus", "mp3"], bit_rate: int) -> Tensor:
-    """Send a waveform through a lossy codec, in memory.
+    """Send a waveform through a lossy codec; nothing stays on the disk.
 
     Args:
         waveform: (C, S) float in [-1, 1].
@@ -158,11 +158,12 @@ def code_and_decode(waveform: Tensor, sample_rate: int, codec: Literal["opus", "
     lowest, highest, kind = _CODECS[codec]
     rate = bit_rate / len(waveform) if codec == "opus" else bit_rate  # libsndfile's scale is per channel for Opus
     level = min(1.0, max(0.0, (highest - rate) / (highest - lowest)))
-    stream = BytesIO()
     samples = waveform.detach().to("cpu", torch.float32).numpy().T
-    soundfile.write(stream, samples, sample_rate, compression_level=level, **kind)
-    stream.seek(0)
-    decoded, _ = soundfile.read(stream, dtype="float32", always_2d=True)
+    with TemporaryFile() as stream:  # by its number: a Python stream would be called back, where Ctrl-C gets lost
+        file = stream.fileno()
+        soundfile.write(file, samples, sample_rate, compression_level=level, closefd=False, **kind)
+        stream.seek(0)
+        decoded, _ = soundfile.read(file, dtype="float32", always_2d=True, closefd=False)
     return crop_or_pad(torch.from_numpy(np.ascontiguousarray(decoded.T)), waveform.shape[-1])
 
 

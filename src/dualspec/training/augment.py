@@ -44,7 +44,7 @@ class AugmentConfig:
     ear_error_db: float = 3.0  # largest gain; the ripple has a third of it as standard deviation
     vocoder: float = 0.0  # magnitudes smoothed over frequency, phases disturbed
     quantizer: float = 0.0  # spectral quantisation with holes, as codecs make
-    codec: float = 0.0  # real Opus or MP3: on the CPU, about 50 ms a clip
+    codec: float = 0.0  # real Opus or MP3: on the CPU, about 0.1 s for 1 s of sound
     codec_bit_rates: tuple[int, int] = (24_000, 96_000)  # bit/s for both ears
     noise: float = 0.0  # white to pink, independent at the ears, equal at both, or partly
     noise_snr_db: tuple[float, float] = (0.0, 40.0)  # signal-to-noise ratio
