@@ -4,7 +4,6 @@ A classifier's weights are never downloaded: they lie in a cache folder (`$DUALS
 `~/.cache/dualspec/embedders`) or at a path that is given, and are known by their SHA-256.
 """
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor
 from dualspec.audio.waveform import resample
 from dualspec.evaluation.efficientat import EfficientAt
 from dualspec.evaluation.panns import Cnn14
+from dualspec.files import sha256_of
 from dualspec.importers.torch_file import read_torch_tensors
 
 CHUNK = 8
@@ -157,8 +157,7 @@ def load_embedder(spec: str, device: str | torch.device = "cpu") -> Embedder:
             f"no weights of {name} at {path}; get {known.file_name} from {known.source}, put it there or name its path "
             f'by "{name}=PATH"'
         )
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = sha256_of(path)
     if sha256 != known.sha256 and not spec.endswith(UNCHECKED):
         raise ValueError(
             f"{path} must have the SHA-256 {known.sha256}, got {sha256}; get the file from {known.source}, or add "

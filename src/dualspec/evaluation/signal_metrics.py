@@ -127,13 +127,6 @@ def evaluate(reference: Tensor, estimate: Tensor) -> dict[str, Tensor]:
     return {"psnr_db": psnr_db(first, second), "ssim": ssim(first, second)}
 
 
-def log_mel_distance(reference: Tensor, estimate: Tensor) -> Tensor:
-    """Return the mean absolute log-mel difference (B,) in nepers of waveforms (B, 2, S), ear by ear."""
-    first, second = log_mel(reference, MEL), log_mel(estimate, MEL)
-    floor = first.amax(dim=(1, 2, 3), keepdim=True) - FLOOR_NEPER
-    return (first.maximum(floor) - second.maximum(floor)).abs().flatten(1).mean(dim=1)
-
-
 def nearest_clips(
     waveform: Tensor, bank: ClipBank, *, skip: list[str] | None = None, chunk: int = 64
 ) -> list[Neighbour]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dualspec.files import read_json
+from dualspec.files import read_json, sha256_of
 from dualspec.text.location_parser import MAX_PROMPT_CHARS
 
 if TYPE_CHECKING:
@@ -380,8 +380,7 @@ def _check_folder(folder: Path, sha256: str | None) -> None:
 
 def _check_sha256(path: Path, sha256: str) -> None:
     """Compare the SHA-256 of a file with the promised one."""
-    with path.open("rb") as file:
-        got = hashlib.file_digest(file, "sha256").hexdigest()
+    got = sha256_of(path)
     if got != sha256.lower():
         raise ValueError(f"SHA-256 of {path} must be {sha256}, got {got}; the file is damaged or another version")
 
