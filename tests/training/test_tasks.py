@@ -184,6 +184,19 @@ def test_warm_start_takes_exported_weights(trained, corpus, head, tmp_path):
     assert moved < 1e-4
 
 
+def test_a_decoder_trained_alone_keeps_the_latents(trained, corpus, head, tmp_path):
+    """What was trained on the latents of a VAE can be decoded by its second decoder."""
+    recipe = override(get_recipe("tiny/mel_vae"), ["task.decoder_only=true", "loop.max_steps=2"])
+    with pytest.raises(ValueError, match="init must be given with decoder_only"):
+        run(recipe, tmp_path / "no", corpus, head)
+    run(recipe, tmp_path / "run", corpus, head, init=trained["mel_vae"])
+    before, after = read_state(trained["mel_vae"]), read_state(tmp_path / "run" / "weights")
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name.split(".")[1] for name in same if name.startswith("autoencoder")} == {"encoder", "quant_conv"}
+    assert {"latent_shift", "latent_scale"} <= same
+    assert not any(name.startswith(("autoencoder.decoder", "autoencoder.post_quant_conv")) for name in same)
+
+
 @pytest.mark.parametrize("room", ["stft_vae", "vocoder"])
 def test_training_in_bfloat16_stays_finite(corpus, head, tmp_path, room):
     """The networks run in bfloat16, the transforms and the weights stay in float32."""

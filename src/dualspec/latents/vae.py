@@ -261,6 +261,12 @@ class SpectrogramVae(nn.Module):
         if self.config.latent_scaling == "per_feature":
             self.latent_shift.copy_(latents.mean(dim=dims, keepdim=True))
 
+    def encoder_modules(self) -> list[nn.Module]:
+        """Return the modules that make latents."""
+        if isinstance(self.autoencoder, FrameAutoencoder):
+            return [self.autoencoder.embed, self.autoencoder.encoder, self.autoencoder.to_moments]
+        return [self.autoencoder.encoder, self.autoencoder.quant_conv]
+
     def last_layer(self) -> nn.Parameter:
         """Return the decoder's last weight, whose gradient norm balances the adversarial loss."""
         if isinstance(self.autoencoder, FrameAutoencoder):

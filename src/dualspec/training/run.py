@@ -130,11 +130,13 @@ def train(
         The final state; `stop_signal` is set when a signal ended the run, and nothing is exported then.
 
     Raises:
-        ValueError: the folder holds a run already, or its settings differ.
+        ValueError: the folder holds a run already, its settings differ, or a decoder has no encoder to go with.
         BlockingIOError: another process trains in the folder.
     """
     with run_lock(folder) if processes.is_main else contextlib.nullcontext():
         _check_folder(config, folder, resume)
+        if isinstance(config, VaeTaskConfig) and config.decoder_only and init is None and not resume:
+            raise ValueError("init must be given with decoder_only, got none; name the weights whose encoder stays")
         torch.manual_seed(loop.seed)
         task = make_task(processes)
         if init is not None:

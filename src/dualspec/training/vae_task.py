@@ -42,6 +42,7 @@ class VaeTaskConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # of the VAE
     discriminator_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # of the adversary
     scale_clips: int = 1000  # clips whose latents measure the latent scale (decision 18)
+    decoder_only: bool = False  # keep the encoder of given weights: what was trained on its latents stays valid
 
 
 class VaePhase(Phase):
@@ -114,6 +115,9 @@ class VaeTask:
         self.config, self.source, self.held_out = config, source, held_out
         device = source.hrirs.device
         self.vae = SpectrogramVae(config.vae).to(device)
+        if config.decoder_only:
+            for module in self.vae.encoder_modules():
+                module.requires_grad_(False)
         adversary = PatchDiscriminatorConfig(
             in_channels=config.vae.num_channels, base_channels=config.discriminator_channels
         )
@@ -163,6 +167,7 @@ class VaeTask:
         self.vae.set_latent_scale(torch.cat(samples).to(self.vae.latent_scale.device))
 
     def export(self, folder: Any, *, dtype: torch.dtype = torch.float32, notes: dict[str, Any] | None = None) -> None:
-        """Measure the latent scale and write the VAE."""
-        self.measure_latent_scale()
+        """Measure the latent scale, unless the encoder was kept, and write the VAE."""
+        if not self.config.decoder_only:
+            self.measure_latent_scale()
         save_weights(folder, self.vae, self.config.vae, dtype=dtype, notes=notes)
