@@ -29,7 +29,7 @@ from dualspec.training.run_lock import run_lock
 PROMPT = "EVENT: Dog bark & LOCATION: 3 o'clock direction"
 REPOSITORY = Path(__file__).resolve().parents[1]
 NUM_SAMPLES = get_recipe("tiny/dualspec").num_bank_samples
-VERBS = tuple(command.callback.__name__ for command in app.registered_commands if command.callback)
+VERBS = tuple(str(command.name) for command in app.registered_commands)
 
 
 def dualspec(*words: object) -> Result:

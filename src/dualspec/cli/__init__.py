@@ -12,6 +12,7 @@ from dualspec.cli.door import door, run
 from dualspec.cli.evaluation import evaluate, nearest, prompts, roundtrip
 from dualspec.cli.generate import generate
 from dualspec.cli.hearing import audition, localize
+from dualspec.cli.importing import import_weights
 from dualspec.cli.models import assemble, show
 from dualspec.cli.results import baseline, cascade, report
 from dualspec.cli.sound import spatialize
@@ -33,6 +34,7 @@ _VERBS: dict[Callable[..., None], str] = {
     spatialize: "A recording into a direction, through a head.",
     show: "What a recipe is: settings, shapes, sizes.",
     prepare: "Corpora to a data set.",
+    import_weights: "Published weights to start from.",
     train: "A data set to trained weights.",
     assemble: "Trained parts to one model.",
     prompts: "A list of prompts, or a whole test set.",
@@ -46,7 +48,8 @@ _VERBS: dict[Callable[..., None], str] = {
     report: "The paper's tables and figures, ours beside them.",
 }
 for verb, summary in _VERBS.items():
-    app.command(short_help=summary)(door(verb))
+    name = verb.__name__.removesuffix("_weights")  # `import` alone is a word of Python's
+    app.command(name, short_help=summary)(door(verb))
 
 
 @app.callback(invoke_without_command=True)

@@ -34,8 +34,9 @@ def baseline(
         float | None, typer.Option(min=0, max=20, help="Guidance scale.  [default: the authors']")
     ] = None,
     prediction: Annotated[
-        Literal["v_prediction", "epsilon"], typer.Option(help="What the U-Net of TANGO predicts.")
-    ] = "v_prediction",
+        Literal["v_prediction", "epsilon"] | None,
+        typer.Option(help="What the U-Net of TANGO predicts.  [default: as its main_config.json tells]"),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: the GPU, if any]")] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Clips denoised at once.")] = 4,
     num_samples: Annotated[int, typer.Option(min=1600, help="Length of a clip, samples at 16 kHz.")] = 81_920,

@@ -123,6 +123,7 @@ def train(
 
     from dualspec.training.processes import Processes
 
+    chosen = _going_on(chosen, folder, init, settings or ())
     torch.use_deterministic_algorithms(deterministic)
     with usage():
         processes = Processes.join(device)
@@ -147,6 +148,20 @@ def train(
         raise typer.Exit(STOPPED if stop_signal == signal.SIGUSR1 else 128 + stop_signal)
     if processes.is_main:
         print(f"{folder / 'weights'}: done")
+
+
+def _going_on(recipe: Recipe, folder: Path, init: Path | None, settings: Sequence[str]) -> Recipe:
+    """Take target and noise schedule from what the training goes on from, unless they are set by hand."""
+    from dataclasses import replace
+
+    from dualspec.training.run import with_stored_schedule
+
+    if any(setting.strip().startswith("task.variant.schedule") for setting in settings):
+        return recipe
+    task = with_stored_schedule(recipe.task, folder, init)
+    if task != recipe.task:
+        note(f"task.variant.schedule is that of {init or folder}, not of the recipe")
+    return replace(recipe, task=task)
 
 
 def _train(

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from dualspec.files import read_json
-from dualspec.importers.torch_file import read_torch_tensors
+from dualspec.importers.layouts import (
+    count,
+    get,
+    hifigan_name,
+    latent_diffusion_name,
+    modern_attention,
+    t5_config,
+    without_weight_norm,
+)
+from dualspec.importers.published import below, fit, part_config, part_tensors
 
 HIFIGAN_RATES = (5, 4, 2, 2, 2)
 HIFIGAN_DILATIONS = (1, 3, 5)
@@ -21,50 +26,6 @@ HIFIGAN_DILATIONS = (1, 3, 5)
 HEAD_WIDTH = 64
 """Width of an attention head in TANGO's U-Net."""
 NORM_GROUPS = 32
-_WEIGHT_NAMES = (
-    "model.safetensors",
-    "diffusion_pytorch_model.safetensors",
-    "pytorch_model.bin",
-    "diffusion_pytorch_model.bin",
-)
-_NOT_TRAINED = ("position_ids", "num_batches_tracked")
-
-
-def part_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    """Read the config of one part of a diffusers folder.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is no JSON object.
-    """
-    if not (folder / name).is_file():
-        raise FileNotFoundError(f"no {name} in {folder}; copy the whole published folder")
-    config = read_json(folder / name)
-    if not isinstance(config, dict):
-        raise ValueError(f"{folder / name} must be a JSON object, got {type(config).__name__}; restore it")
-    return config
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a .safetensors or .bin file as float32; integers stay."""
-    if path.suffix == ".safetensors":
-        try:
-            state = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} must be a whole safetensors file, got {error}; fetch it again") from error
-    else:
-        state = read_torch_tensors(path)
-    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-
-
-def _part_tensors(folder: Path, files: list[Path]) -> dict[str, Tensor]:
-    """Read the weights of one part, in one file or several; their names are added to `files`."""
-    found = [folder / name for name in _WEIGHT_NAMES if (folder / name).is_file()][:1]
-    found = found or sorted(folder.glob("*-of-*.safetensors"))
-    if not found:
-        raise FileNotFoundError(f"no weights in {folder}, such as {_WEIGHT_NAMES[0]}; copy the whole published folder")
-    files += found
-    return {name: value for path in found for name, value in read_tensors(path).items()}
 
 
 def diffusers_part(folder: Path, kind: Any, files: list[Path]) -> Any:
@@ -74,7 +35,7 @@ def diffusers_part(folder: Path, kind: Any, files: list[Path]) -> Any:
         raise ValueError(
             f"{folder}/config.json must be of {kind.__name__}, got {config.get('_class_name')!r}; restore it"
         )
-    state = {_modern_attention(name): value for name, value in _part_tensors(folder, files).items()}
+    state = {modern_attention(name): value for name, value in part_tensors(folder, files).items()}
     return fit(kind.from_config(config), state, folder)
 
 
@@ -104,42 +65,10 @@ def transformers_part(
     module = kind(config_kind.from_dict({key: value for key, value in own.items() if key != "torch_dtype"}))
     state = {
         name.removeprefix(prefix): value
-        for name, value in _part_tensors(folder, files).items()
+        for name, value in part_tensors(folder, files).items()
         if not name.startswith(tuple(unused) or "\0")
     }
     return fit(module, state, folder)
-
-
-def fit(module: Any, state: dict[str, Tensor], where: Path) -> Any:
-    """Load a state dict; every tensor must be there, be known and fit, but for counters that nobody trains.
-
-    Raises:
-        ValueError: names the first tensors that do not.
-    """
-    own = module.state_dict()
-    tied = {name for group in _shared_names(module) if group & set(state) for name in group}
-    state = {name: value for name, value in state.items() if name in own or not name.endswith(_NOT_TRAINED)}
-    faults = [
-        f"missing {name}" for name in own if name not in state and name not in tied and not name.endswith(_NOT_TRAINED)
-    ]
-    faults += [f"unknown {name}" for name in state if name not in own]
-    faults += [
-        f"{name} is {tuple(value.shape)}, not {tuple(own[name].shape)}"
-        for name, value in state.items()
-        if name in own and value.shape != own[name].shape
-    ]
-    if faults:
-        raise ValueError(f"weights of {where} must fit, got {len(faults)} differences: {'; '.join(faults[:4])}")
-    module.load_state_dict(state, strict=False)  # what may be missing was checked above, by name
-    return module.eval().requires_grad_(False)
-
-
-def _shared_names(module: nn.Module) -> list[set[str]]:
-    """Return the groups of names under which one parameter stands several times."""
-    groups: dict[int, set[str]] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        groups.setdefault(id(parameter), set()).add(name)
-    return [names for names in groups.values() if len(names) > 1]
 
 
 def tokenizer_of(folder: Path, hint: str = "copy the whole published folder") -> Any:
@@ -153,12 +82,6 @@ def tokenizer_of(folder: Path, hint: str = "copy the whole published folder") ->
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"{folder} must hold a tokenizer, got: {reason}; {hint}") from error
-
-
-def _modern_attention(name: str) -> str:
-    """Give the tensors of a VAE's attention, as diffusers once named them, their present names."""
-    old = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-    return re.sub(r"(\.attentions\.\d+\.)(query|key|value|proj_attn)\.", lambda m: f"{m[1]}{old[m[2]]}.", name)
 
 
 # --- TANGO ------------------------------------------------------------------------------------------------------------
@@ -181,68 +104,42 @@ def tango_parts(
     unknown = [name for name in main if not name.startswith(("text_encoder.", "unet."))]
     if unknown:
         raise ValueError(f"{folder}/pytorch_model_main.bin must hold text_encoder and unet, got {unknown[0]}; check it")
-    t5 = _t5(_below(main, "text_encoder."), folder)
-    unet = _unet(_below(main, "unet."), folder)
-    vocoder = _hifigan(_below(vae_state, "vocoder."), folder)
+    t5 = _t5(_part(main, "text_encoder."), folder)
+    unet = _unet(_part(main, "unet."), folder)
+    vocoder = _hifigan(_part(vae_state, "vocoder."), folder)
     coder = {name: value for name, value in vae_state.items() if not name.startswith("vocoder.")}
     return t5, unet, _autoencoder(coder, vae_config, folder), vocoder
 
 
-def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    if not found:
+def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    if not (found := below(state, prefix)):
         raise ValueError(f"weights must hold tensors called {prefix}…, got none; is it the right file?")
     return found
 
 
-def _count(state: dict[str, Tensor], pattern: str) -> int:
-    """Return how many different numbers stand at the group of a pattern in the tensors' names."""
-    return len({match[1] for name in state if (match := re.match(pattern, name))})
-
-
-def _get(state: dict[str, Tensor], name: str, folder: Path) -> Tensor:
-    if name not in state:
-        raise ValueError(f"weights of {folder} must hold {name}, got none; is it the right file?")
-    return state[name]
-
-
 def _t5(state: dict[str, Tensor], folder: Path) -> Any:
-    from transformers import T5Config, T5EncoderModel
+    from transformers import T5EncoderModel
 
-    block = "encoder.block.0.layer."
-    table = _get(state, "shared.weight", folder)
-    heads = _get(state, f"{block}0.SelfAttention.relative_attention_bias.weight", folder).shape[1]
-    config = T5Config(
-        vocab_size=table.shape[0],
-        d_model=table.shape[1],
-        d_kv=_get(state, f"{block}0.SelfAttention.q.weight", folder).shape[0] // heads,
-        d_ff=_get(state, f"{block}1.DenseReluDense.wi_0.weight", folder).shape[0],
-        num_layers=_count(state, r"encoder\.block\.(\d+)\."),
-        num_heads=heads,
-        feed_forward_proj="gated-gelu",
-        is_encoder_decoder=False,
-        use_cache=False,
-    )
-    return fit(T5EncoderModel(config), state, folder)
+    return fit(T5EncoderModel(t5_config(state, folder)), state, folder)
 
 
 def _unet(state: dict[str, Tensor], folder: Path) -> Any:
     from diffusers import UNet2DConditionModel
 
-    levels = _count(state, r"down_blocks\.(\d+)\.")
-    channels = [_get(state, f"down_blocks.{level}.resnets.0.conv1.weight", folder).shape[0] for level in range(levels)]
+    levels = count(state, r"down_blocks\.(\d+)\.")
+    channels = [get(state, f"down_blocks.{level}.resnets.0.conv1.weight", folder).shape[0] for level in range(levels)]
     attends = [any(name.startswith(f"down_blocks.{level}.attentions.") for name in state) for level in range(levels)]
     first = f"down_blocks.{attends.index(True) if True in attends else 0}.attentions.0."
     config = {
-        "in_channels": _get(state, "conv_in.weight", folder).shape[1],
-        "out_channels": _get(state, "conv_out.weight", folder).shape[0],
+        "in_channels": get(state, "conv_in.weight", folder).shape[1],
+        "out_channels": get(state, "conv_out.weight", folder).shape[0],
         "block_out_channels": channels,
-        "layers_per_block": _count(state, r"down_blocks\.0\.resnets\.(\d+)\."),
+        "layers_per_block": count(state, r"down_blocks\.0\.resnets\.(\d+)\."),
         "down_block_types": ["CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends],
         "up_block_types": ["CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)],
         "attention_head_dim": [max(1, width // HEAD_WIDTH) for width in channels],  # diffusers means their number
-        "cross_attention_dim": _get(state, f"{first}transformer_blocks.0.attn2.to_k.weight", folder).shape[1],
-        "use_linear_projection": _get(state, f"{first}proj_in.weight", folder).ndim == 2,
+        "cross_attention_dim": get(state, f"{first}transformer_blocks.0.attn2.to_k.weight", folder).shape[1],
+        "use_linear_projection": get(state, f"{first}proj_in.weight", folder).ndim == 2,
         "norm_num_groups": NORM_GROUPS,
     }
     return fit(UNet2DConditionModel(**config), state, folder)
@@ -251,12 +148,11 @@ def _unet(state: dict[str, Tensor], folder: Path) -> Any:
 def _hifigan(state: dict[str, Tensor], folder: Path) -> Any:
     from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
-    state = {name.replace("ups.", "upsampler."): value for name, value in _without_weight_norm(state).items()}
-    rates = HIFIGAN_RATES
-    kernels = [_get(state, f"upsampler.{index}.weight", folder).shape[-1] for index in range(len(rates))]
-    num_resblocks = _count(state, r"resblocks\.(\d+)\.") // len(rates)
-    widths = [_get(state, f"resblocks.{index}.convs1.0.weight", folder).shape[-1] for index in range(num_resblocks)]
-    first = _get(state, "conv_pre.weight", folder)
+    state, rates = without_weight_norm(state), HIFIGAN_RATES
+    kernels = [get(state, f"ups.{index}.weight", folder).shape[-1] for index in range(len(rates))]
+    num_resblocks = count(state, r"resblocks\.(\d+)\.") // len(rates)
+    widths = [get(state, f"resblocks.{index}.convs1.0.weight", folder).shape[-1] for index in range(num_resblocks)]
+    first = get(state, "conv_pre.weight", folder)
     config = SpeechT5HifiGanConfig(
         model_in_dim=first.shape[1],
         sampling_rate=16_000,
@@ -268,20 +164,7 @@ def _hifigan(state: dict[str, Tensor], folder: Path) -> Any:
         normalize_before=False,
     )
     empty = {"mean": torch.zeros(first.shape[1]), "scale": torch.ones(first.shape[1])}  # only used to normalise
-    return fit(SpeechT5HifiGan(config), empty | state, folder)
-
-
-def _without_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Multiply out weights that are stored as direction and size."""
-    plain = {}
-    for name, value in state.items():
-        if name.endswith(".weight_g"):
-            direction = state[name.removesuffix("_g") + "_v"]
-            norm = direction.flatten(1).norm(dim=1).reshape(-1, *[1] * (direction.ndim - 1))
-            plain[name.removesuffix("_g")] = direction * (value / norm)
-        elif not name.endswith(".weight_v"):
-            plain[name] = value
-    return plain
+    return fit(SpeechT5HifiGan(config), empty | state, folder, rename=hifigan_name)
 
 
 def _autoencoder(state: dict[str, Tensor], config: Any, folder: Path) -> Any:
@@ -305,27 +188,4 @@ def _autoencoder(state: dict[str, Tensor], config: Any, folder: Path) -> Any:
         norm_num_groups=NORM_GROUPS,
         scaling_factor=config["scale_factor"],
     )
-    renamed = {_diffusers_name(name, levels): value for name, value in state.items()}
-    own = vae.state_dict()
-    flat = {n: v.flatten(1) if n in own and v.ndim == 4 and own[n].ndim == 2 else v for n, v in renamed.items()}
-    return fit(vae, flat, folder)
-
-
-def _diffusers_name(name: str, levels: int) -> str:
-    """Translate the name of a tensor of a latent-diffusion autoencoder; its decoder counts levels from the last."""
-    name = re.sub(r"^decoder\.up\.(\d+)\.", lambda m: f"decoder.up_blocks.{levels - 1 - int(m[1])}.", name)
-    rules = (
-        (r"^encoder\.down\.(\d+)\.", r"encoder.down_blocks.\1."),
-        (r"(_blocks\.\d+)\.block\.(\d+)\.", r"\1.resnets.\2."),
-        (r"(_blocks\.\d+)\.(down|up)sample\.", r"\1.\2samplers.0."),
-        (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
-        (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
-        (r"\.mid\.attn_1\.norm\.", ".mid_block.attentions.0.group_norm."),
-        (r"\.mid\.attn_1\.([qkv])\.", r".mid_block.attentions.0.to_\1."),
-        (r"\.mid\.attn_1\.proj_out\.", ".mid_block.attentions.0.to_out.0."),
-        (r"\.nin_shortcut\.", ".conv_shortcut."),
-        (r"\.norm_out\.", ".conv_norm_out."),
-    )
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return fit(vae, state, folder, rename=lambda name: latent_diffusion_name(name, levels))

@@ -17,15 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dualspec.evaluation.baseline_weights import (
-    diffusers_part,
-    part_config,
-    read_tensors,
-    tango_parts,
-    tokenizer_of,
-    transformers_part,
-)
-from dualspec.files import read_json, sha256_of
+from dualspec.evaluation.baseline_weights import diffusers_part, tango_parts, tokenizer_of, transformers_part
+from dualspec.files import sha256_of
+from dualspec.importers.layouts import TANGO_MAIN, TANGO_VAE, tango_prediction_type
+from dualspec.importers.published import part_config, read_tensors
 
 BaselineName = Literal["audioldm", "audioldm2", "tango", "tango2"]
 BASELINES: tuple[BaselineName, ...] = ("audioldm", "audioldm2", "tango", "tango2")
@@ -138,7 +133,7 @@ def _stack(conditions: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def load_baseline(
-    name: BaselineName, folder: Path, *, device: str = "cpu", prediction_type: str = "v_prediction"
+    name: BaselineName, folder: Path, *, device: str = "cpu", prediction_type: str | None = None
 ) -> Baseline:
     """Load a published system; every tensor must be there and fit.
 
@@ -149,7 +144,7 @@ def load_baseline(
             TANGO main_config.json, vae_config.json, pytorch_model_main.bin and pytorch_model_vae.bin, and beside them
             tokenizer/ with the tokenizer of FLAN-T5.
         device: where it runs.
-        prediction_type: what TANGO's U-Net predicts.
+        prediction_type: what TANGO's U-Net predicts; by the scheduler that its config names when None.
 
     Raises:
         FileNotFoundError: a file is missing; it is named.
@@ -277,16 +272,15 @@ def _audioldm2(folder: Path) -> dict[str, Any]:
     return parts | {"condition": condition, "guidance_scale": 3.5}
 
 
-def _tango(folder: Path, prediction_type: str) -> dict[str, Any]:
+def _tango(folder: Path, prediction_type: str | None) -> dict[str, Any]:
     """TANGO and TANGO 2: FLAN-T5 states steer a Stable-Diffusion U-Net over AudioLDM's latents."""
     from diffusers import DDPMScheduler
 
-    names = ("main_config.json", "vae_config.json", "pytorch_model_main.bin", "pytorch_model_vae.bin")
-    for name in names:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"no {name} in {folder}; copy the whole published folder")
+    names = ("main_config.json", "vae_config.json", TANGO_MAIN, TANGO_VAE)
+    main_config, vae_config = (part_config(folder, name) for name in names[:2])
+    prediction_type = prediction_type or tango_prediction_type(main_config, folder)
     main, vae_state = (read_tensors(folder / name) for name in names[2:])
-    t5, unet, vae, vocoder = tango_parts(main, vae_state, read_json(folder / "vae_config.json"), folder)
+    t5, unet, vae, vocoder = tango_parts(main, vae_state, vae_config, folder)
     tokenizer = tokenizer_of(folder / "tokenizer", hint="put the tokenizer.json of google/flan-t5-large there")
 
     def condition(texts: list[str]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Weights published as `.pt`, `.pth` or `.bin`: the one place where a pickle is opened, by torch's safe reader."""
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ _NUMBER_ARRAYS: list[Any] = [
 ]
 
 
-def read_torch_tensors(path: str | Path, *, key: str | None = None, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
+def read_torch_tensors(
+    path: str | Path, *, key: str | Sequence[str] | None = None, max_bytes: int = MAX_BYTES
+) -> dict[str, Tensor]:
     """Read the named tensors of a file written by `torch.save`; nothing in the file is executed.
 
     Args:
         path: the file.
-        key: where the tensors lie in it, such as "model"; None when they are the outermost thing.
+        key: where the tensors lie in it, such as "model"; None when they are the outermost thing; of several the first
+            that is there, and the outermost where none is.
         max_bytes: a larger file is refused before it is opened.
 
     Returns:
@@ -45,6 +49,8 @@ def read_torch_tensors(path: str | Path, *, key: str | None = None, max_bytes: i
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"{path} must hold tensors and plain data alone, got: {reason}; get the original") from error
+    if key is not None and not isinstance(key, str):
+        key = next((name for name in key if isinstance(content, dict) and name in content), None)
     if key is not None:
         content = content.get(key) if isinstance(content, dict) else None
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):

@@ -366,7 +366,7 @@ def _check_folder(folder: Path, sha256: str | None) -> None:
         raise FileNotFoundError(f"text encoder folder {folder} does not exist; check name_or_path")
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise FileNotFoundError(f"{weights} does not exist; pickled weights (.bin) are not read, convert them")
+        raise FileNotFoundError(f"{weights} does not exist; pickled weights: `dualspec import flan-t5` converts a T5's")
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} does not exist; save the model and its tokenizer whole")

@@ -324,11 +324,12 @@ class Trainer:
         self.processes.barrier()
         return figures
 
-    def export(self, *, dtype: torch.dtype = torch.float32) -> Path:
-        """Write the averaged weights to `weights/` (process 0)."""
+    def export(self, *, dtype: torch.dtype = torch.float32, notes: dict[str, Any] | None = None) -> Path:
+        """Write the averaged weights to `weights/` (process 0), with `notes` beside the facts of the run."""
         target = self.folder / "weights"
         if self.processes.is_main:
             notes = {
+                **(notes or {}),
                 "steps": self.state.step,
                 "minutes": round(self.state.elapsed_s / 60, 2),
                 "bad_steps": self.state.bad_steps,

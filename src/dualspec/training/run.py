@@ -1,6 +1,7 @@
 """From a recipe and a prepared corpus to trained weights: what `dualspec train` does."""
 
 import contextlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from dualspec.audio.hrir import HrirSet
 from dualspec.config import load_json, save_json, to_dict
 from dualspec.data.datasets import load_clips
 from dualspec.diffusion.variant import VariantConfig
+from dualspec.files import read_json, write_text_atomic
 from dualspec.latents.vae import SpectrogramVae, VaeConfig
 from dualspec.text.encoder import build_text_encoder
 from dualspec.training.diffusion_task import DiffusionTask, DiffusionTaskConfig
@@ -22,8 +24,10 @@ from dualspec.training.run_lock import run_lock
 from dualspec.training.task import BinauralSource, Task
 from dualspec.training.vae_task import VaeTask, VaeTaskConfig
 from dualspec.training.vocoder_task import VocoderTask, VocoderTaskConfig
-from dualspec.training.weights import load_module, load_strictly, read_config, read_state
+from dualspec.training.weights import load_module, load_strictly, read_config, read_notes, read_state
 
+ORIGIN_NAME = "origin.json"
+"""Notes of imported weights that a run started from; they and their licence go on into what it exports."""
 TaskConfig = VaeTaskConfig | VocoderTaskConfig | DiffusionTaskConfig | LocalizerTaskConfig
 
 
@@ -90,6 +94,10 @@ def _check_same_meaning(task: Task, folder: Path) -> None:
         stored = read_config(folder, {"VaeConfig": VaeConfig})
         if stored != task.config.vae:
             raise ValueError(f"weights to start from must be of the same VAE settings, got others in {folder}")
+    if isinstance(task, VocoderTask):
+        kind = type(task.config.vocoder)
+        if read_config(folder, {kind.__name__: kind}) != task.config.vocoder:
+            raise ValueError(f"weights to start from must be of the same vocoder settings, got others in {folder}")
     if isinstance(task, DiffusionTask):
         stored = read_config(folder, {"VariantConfig": VariantConfig})
         if stored.schedule != task.config.variant.schedule:
@@ -97,6 +105,29 @@ def _check_same_meaning(task: Task, folder: Path) -> None:
                 f"weights to start from must have the noise schedule and target of the recipe, got others in {folder}; "
                 "set task.variant.schedule alike"
             )
+
+
+def with_stored_schedule(config: TaskConfig, folder: Path, init: Path | None) -> TaskConfig:
+    """Return a diffusion task with the target and noise schedule of the weights or of the run that it goes on from.
+
+    Args:
+        config: of any task; others than diffusion stay as they are.
+        folder: run folder, whose settings count where `init` is None.
+        init: exported weights to start from.
+
+    Raises:
+        FileNotFoundError: there are no such weights.
+        ValueError: they are no denoiser's.
+    """
+    if not isinstance(config, DiffusionTaskConfig):
+        return config
+    if init is not None:
+        stored: VariantConfig = read_config(init, {"VariantConfig": VariantConfig})
+    elif (folder / "task.json").is_file():
+        stored = load_json(DiffusionTaskConfig, folder / "task.json").variant
+    else:
+        return config
+    return replace(config, variant=replace(config.variant, schedule=stored.schedule))
 
 
 def train(
@@ -141,7 +172,7 @@ def train(
         task = make_task(processes)
         if init is not None:
             warm_start(task, init)
-        _keep_settings(config, loop, folder, processes)
+        _keep_settings(config, loop, folder, processes, init)
         trainer = Trainer(task, loop, folder, processes, report, on_progress)
         if resume:
             done = trainer.resume()
@@ -149,7 +180,8 @@ def train(
                 report(f"resumed at step {done}")
         state = trainer.run()
         if state.stop_signal is None:
-            trainer.export(dtype=export_dtype)
+            origin = folder / ORIGIN_NAME
+            trainer.export(dtype=export_dtype, notes=read_json(origin) if origin.is_file() else {})
     return state
 
 
@@ -163,12 +195,14 @@ def _check_folder(config: TaskConfig, folder: Path, resume: bool) -> None:
         )
 
 
-def _keep_settings(config: TaskConfig, loop: LoopConfig, folder: Path, processes: Processes) -> None:
+def _keep_settings(config: TaskConfig, loop: LoopConfig, folder: Path, processes: Processes, init: Path | None) -> None:
     processes.barrier()  # nobody writes before all have looked, nor before the task could be built
     if processes.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         save_json(config, folder / "task.json")
         save_json(loop, folder / "loop.json")
+        if init is not None and "imported" in (notes := read_notes(init)):
+            write_text_atomic(folder / ORIGIN_NAME, json.dumps({"imported": notes["imported"]}, indent=2) + "\n")
     processes.barrier()
 
 
