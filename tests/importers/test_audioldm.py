@@ -193,7 +193,7 @@ def test_what_is_not_wanted_is_counted(tmp_path):
     source = write_checkpoint(tmp_path)
     left_out = import_vae(source, MONO, torch.Generator()).left_out
     vocoder = sum("vocoder" in name for name in vocoder_layouts(HIFIGAN)["original checkpoint"])
-    assert left_out == {"model": 1, "cond_stage_model": 1, "scale_factor": 1, "vocoder": vocoder}
+    assert left_out == {"model": 1, "cond_stage_model": 1, "vocoder": vocoder}
     assert set(import_vae(write_parts(tmp_path), MONO, torch.Generator()).left_out) == {"vocoder", "loss"}
 
 

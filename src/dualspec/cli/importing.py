@@ -55,7 +55,6 @@ def import_weights(
     from dualspec.importers.published import locate
 
     path = locate(source, known.files)
-    output.parent.mkdir(parents=True, exist_ok=True)
     if known.room:
         _import(kind, source, path, output, config, prediction)
         print(f"licence of these weights: {known.licence}")
@@ -101,7 +100,7 @@ def _import(kind: Any, source: str, path: Path, output: Path, config: Any, predi
     for name, how in read.changed.items():
         print(f"not simply copied: {name}: {how}")
     for name, number in read.left_out.items():
-        print(f"left out: {name}: {number} tensors")
+        print(f"left out: {number} of {name}")
     if "prediction_type" in read.facts:
         print(
             f"predicts: {read.facts['prediction_type']}; its answer to pure noise correlates with the noise by "

@@ -17,6 +17,7 @@ from dualspec.audio.waveform import resample
 from dualspec.evaluation.efficientat import EfficientAt
 from dualspec.evaluation.panns import Cnn14
 from dualspec.files import sha256_of
+from dualspec.importers.published import fit
 from dualspec.importers.torch_file import read_torch_tensors
 
 CHUNK = 8
@@ -163,15 +164,8 @@ def load_embedder(spec: str, device: str | torch.device = "cpu") -> Embedder:
             f"{path} must have the SHA-256 {known.sha256}, got {sha256}; get the file from {known.source}, or add "
             '",unchecked" to use weights of your own'
         )
-    network = known.build()
-    try:
-        network.load_state_dict(read_torch_tensors(path, key=known.key, max_bytes=_MAX_WEIGHT_BYTES), strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"{path} must hold the tensors of {name}, got others ({reason}); give the right file"
-        ) from error
-    network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = fit(known.build(), read_torch_tensors(path, key=known.key, max_bytes=_MAX_WEIGHT_BYTES), path)
+    network.to(memory_format=torch.channels_last)
     return NetworkEmbedder(name, network, sha256, device)
 
 

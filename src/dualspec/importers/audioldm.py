@@ -63,7 +63,8 @@ def import_vae(source: Path, config: VaeConfig, generator: torch.Generator) -> I
         _check_mel(config.mel)
     files: list[Path] = []
     state, facts = _published(source, "vae", files)
-    scale = facts.get("scaling_factor", facts.get("scale_factor", state.get("scale_factor")))
+    inside = state.pop("scale_factor", None)
+    scale = facts.get("scaling_factor", facts.get("scale_factor", inside))
     state, left_out = _first_stage(state)
     left_out += Counter(name.partition(".")[0] for name in state if name.startswith(_BESIDE_THE_VAE))
     state = {modern_attention(n): value for n, value in state.items() if not n.startswith(_BESIDE_THE_VAE)}
