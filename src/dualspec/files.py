@@ -120,7 +120,7 @@ def parse_json(text: str, where: str) -> Any:
         ValueError: the text is no strict JSON.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        return _STRICT.decode(text)
     except RecursionError as error:
         raise ValueError(
             f"{where} must be JSON of reasonable depth, got bottomless nesting; write it flatter"
@@ -138,6 +138,9 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is no number")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
 
 
 def _sync(path: Path) -> None:
