@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from dualspec.audio.azimuth import NUM_SECTORS, check_azimuth_deg, circular_error_deg, class_azimuth_deg
-from dualspec.data.manifest import ManifestRow, Split, json_lines, read_manifest
+from dualspec.data.manifest import Split, json_lines
+from dualspec.data.selection import draw_pairs, split_rows
 from dualspec.files import parse_json, write_text_atomic
 from dualspec.generation import AUDIO_SUFFIXES, ClipRequest, check_prompt
 from dualspec.text.lexicon import LexiconSplit, LocationStyle
@@ -142,7 +143,8 @@ def standard_test_set(
     """Draw a test set: held-out clips at azimuths, each prompt in one style. Paper sections V-C and V-D.
 
     The draw of clips and azimuths does not depend on the styles, so sets of one seed hold the same sounds in every
-    wording (Table III). Azimuths are balanced; no clip stands twice at one azimuth.
+    wording (Table III); `dualspec prepare --test` lists the same. Azimuths are balanced; no clip stands twice at one
+    azimuth.
 
     Args:
         manifest_dir: folder of a prepared corpus.
@@ -155,17 +157,10 @@ def standard_test_set(
     Raises:
         ValueError: the split holds fewer than `num` / 12 clips.
     """
-    clips = split_rows(manifest_dir, split)
-    if not 1 <= num <= len(clips) * NUM_SECTORS:
-        raise ValueError(
-            f"num must be 1 to {len(clips) * NUM_SECTORS} with {len(clips)} {split} clips, got {num}; take fewer"
-        )
-    generator, words = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(clips), generator=generator).tolist()
+    clips, words = split_rows(manifest_dir, split), torch.Generator().manual_seed(seed)
     rows = []
-    for index in range(num):
-        turn, place = divmod(index, len(clips))
-        clip, azimuth_deg = clips[order[place]], float(class_azimuth_deg((place + turn) % NUM_SECTORS))
+    for index, (place, sector) in enumerate(draw_pairs(len(clips), num, seed=seed)):
+        clip, azimuth_deg = clips[place], float(class_azimuth_deg(sector))
         style = draw_location_style(words, styles)
         prompt = prompt_for(clip.labels[0], azimuth_deg, style, generator=words, split=wording)
         rows.append(
@@ -179,12 +174,4 @@ def standard_test_set(
                 seed=index,
             )
         )
-    return rows
-
-
-def split_rows(manifest_dir: Path, split: Split) -> list[ManifestRow]:
-    """Return the manifest rows of a split; an empty one is refused."""
-    rows = [row for row in read_manifest(manifest_dir) if row.split == split]
-    if not rows:
-        raise ValueError(f"{manifest_dir} must hold {split} clips, got none; prepare a corpus with that split")
     return rows
