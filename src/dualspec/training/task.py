@@ -136,9 +136,9 @@ class BinauralSource:
         method: HrirMethod = "nearest" if config.num_azimuths == 12 else "interpolate"
         self.lengths = bank.lengths.cpu()
         heads = [heads] if isinstance(heads, HrirSet) else heads
-        pairs = [head.at(self.azimuths_deg, method=method) for head in heads]
-        num_taps = max(pair.shape[-1] for pair in pairs)
-        padded = [functional.pad(pair, (0, num_taps - pair.shape[-1])) for pair in pairs]
+        responses = [head.at(self.azimuths_deg, method=method) for head in heads]
+        num_taps = max(response.shape[-1] for response in responses)
+        padded = [functional.pad(response, (0, num_taps - response.shape[-1])) for response in responses]
         self.hrirs = torch.stack(padded).to(bank.waveforms.device)  # (H, A, 2, K)
         self.pairs = None if pairs is None else self._places(pairs)  # (N, 2) clip and direction index
 
