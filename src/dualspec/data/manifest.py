@@ -152,7 +152,7 @@ def read_manifest(path: str | Path) -> list[ManifestRow]:
     path = Path(path)
     path = path / MANIFEST_NAME if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"{path} must be a manifest, got none; run `dualspec data prepare` first")
+        raise FileNotFoundError(f"{path} must be a manifest, got none; run `dualspec prepare` first")
     rows = [row_from_dict(parse_json(line, where), where) for where, line in json_lines(path)]
     seen: set[str] = set()
     for row in rows:
