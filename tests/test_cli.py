@@ -223,7 +223,7 @@ def test_the_network_never_gets_the_parsed_azimuth(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same words give the same sound, whatever our parser makes of them."""
-    from dualspec import generation
+    from dualspec import prompt_lists
     from dualspec.text.location_parser import ParsedAzimuth
     from dualspec.text.prompts import ParsedPrompt
 
@@ -231,7 +231,7 @@ def test_the_network_never_gets_the_parsed_azimuth(
     done(*words, "-o", tmp_path / "right.wav")
     wrong = ParsedAzimuth(azimuth_deg=90.0, spread_deg=0.0, style="doa")
     parsed = ParsedPrompt(event="Cat", location="DOA 90", azimuth=wrong)
-    monkeypatch.setattr(generation, "parse_prompt", lambda text: parsed)
+    monkeypatch.setattr(prompt_lists, "parse_prompt", lambda text: parsed)
     done(*words, "-o", tmp_path / "wrong.wav")
     assert json.loads((tmp_path / "wrong.json").read_text())["azimuth"]["azimuth_deg"] == 90.0
     assert (tmp_path / "right.wav").read_bytes() == (tmp_path / "wrong.wav").read_bytes()

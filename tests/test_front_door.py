@@ -116,7 +116,7 @@ def test_generate_refuses_wrong_commands(
         (["train", "tiny/stft_vae", "--data", "x", "--set", "name=tiny/other"], "name must stay"),
         (["train", "tiny/stft_vae", "--data", "x", "--vae", "stft_vae=y"], "--vae must name one of no parts"),
         (["train", "tiny/dualspec", "--data", "x", "--vae", "stft_vae"], "--vae must be written as NAME=FOLDER"),
-        (["train", "tiny/dualspec", "--data", "x", "--resume", "--init", "y"], "--init must not come with --resume"),
+        (["train", "tiny/dualspec", "--data", "x", "--pairs", "y", "--max-clips", "9"], "--pairs must not come with"),
         (["train", "tiny/dualspec", "--data", "x", "--max-minutes", "nan"], "--max-minutes"),
         (["prepare", "out", "--corpus", "esc51=x"], "--corpus must be one of"),
         (["prepare", "out", "--corpus", "esc50"], "--corpus must be written as NAME=FOLDER"),
@@ -139,7 +139,7 @@ def test_other_verbs_refuse_wrong_commands(
     text=st.text(max_size=600) | st.sampled_from(["&", "EVENT:" * 9, "\x00", "\ud800", "DOA 720", "LOCATION: EVENT:"])
 )
 def test_any_prompt_is_read_or_refused(text: str) -> None:
-    from dualspec.generation import check_prompt
+    from dualspec.prompt_lists import check_prompt
 
     try:
         check_prompt(text, allow_no_direction=True)

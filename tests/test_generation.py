@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 
 from dualspec.audio.waveform import read_waveform
 from dualspec.cli import app
-from dualspec.generation import OutputOptions, check_prompt, generate_clips, plan_clips
+from dualspec.generation import OutputOptions, generate_clips
 from dualspec.hearing.localizer import Localizer, LocalizerConfig
 from dualspec.hearing.proof import NO_ANSWER, placement_scores
 from dualspec.model_folder import LoadedLocalizer, load_judge
 from dualspec.pipeline import DualSpecPipeline
+from dualspec.prompt_lists import check_prompt, plan_clips
 
 PROMPT = "EVENT: Dog bark & LOCATION: 3 o'clock direction"
 SMALL = LocalizerConfig(branch_channels=(4, 4, 4), fused_channels=4, hidden_features=(8, 8))

@@ -34,7 +34,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise FileNotFoundError(f"folder {str(target.parent)!r} must exist, got none; make it first")
     if target.exists() and not target.is_file():
         raise OSError(f"path must be a regular file, got {str(target)!r}; choose another name")
-    temporary = target.with_name(f".tmp-{secrets.token_hex(8)}{target.suffix}")
+    temporary = target.with_name(f"{_temporary_name()}{target.suffix}")
     try:
         yield temporary
         _sync(temporary)
@@ -51,7 +51,7 @@ def all_or_nothing(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: a file cannot be written, or a folder bears its name.
     """
-    temporary = folder / f".tmp-{secrets.token_hex(8)}"
+    temporary = folder / _temporary_name()
     temporary.mkdir()
     try:
         yield temporary
@@ -63,6 +63,32 @@ def all_or_nothing(folder: Path) -> Iterator[Path]:
             os.replace(file, folder / file.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that processes of this machine left behind when they were killed."""
+    for path in folder.glob(f".tmp-{_machine()}-*"):
+        number = path.name.split("-")[2]
+        if number.isdigit() and not _is_alive(int(number)):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _temporary_name() -> str:
+    return f".tmp-{_machine()}-{os.getpid()}-{secrets.token_hex(8)}"
+
+
+def _machine() -> str:
+    return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
+
+
+def _is_alive(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
@@ -120,7 +146,7 @@ def parse_json(text: str, where: str) -> Any:
         ValueError: the text is no strict JSON.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        return _STRICT.decode(text)
     except RecursionError as error:
         raise ValueError(
             f"{where} must be JSON of reasonable depth, got bottomless nesting; write it flatter"
@@ -138,6 +164,9 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is no number")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
 
 
 def _sync(path: Path) -> None:

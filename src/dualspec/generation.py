@@ -5,7 +5,6 @@ Nothing here reads a head or renders a direction, but for `rerender`, whose resu
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -18,34 +17,20 @@ from torch import Tensor
 from dualspec.audio.waveform import read_waveform, write_waveform
 from dualspec.config import to_dict
 from dualspec.diffusion.sampler import SamplingConfig
-from dualspec.files import all_or_nothing, write_text_atomic
+from dualspec.files import all_or_nothing, read_json, write_text_atomic
 from dualspec.hearing.proof import DirectionJudge, placement_scores
 from dualspec.model_folder import LoadedLocalizer
 from dualspec.pipeline import DualSpecPipeline
+from dualspec.prompt_lists import ClipRequest
 from dualspec.synthesis.mid_signal import common_phase_mid
 from dualspec.text.encoder import MINILM_SHA256
-from dualspec.text.prompts import ParsedPrompt, blank_location, parse_prompt
+from dualspec.text.prompts import ParsedPrompt
 from dualspec.training.weights import CONFIG_NAME, read_hashes, sha256_of
 
 if TYPE_CHECKING:
     from dualspec.audio.hrir import HrirSet
 
-AUDIO_SUFFIXES = (".wav", ".flac")
-MAX_PROMPT_FILE_BYTES = 1 << 20
 FORMAT_VERSION = 1
-_SLUG_CHARS = 48
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipRequest:
-    """One clip that is wanted."""
-
-    prompt: str  # what the model reads
-    parsed: ParsedPrompt  # what our parser makes of it; only reported, never given to the network
-    seed: int  # of noise; of the first candidate
-    path: Path  # sound file; picture and JSON have its name with another suffix
-    best_of: int = 1  # candidates, with seeds counting up; the best placed is kept
-    location_blanked: bool = False  # the LOCATION was taken out of what the model reads (control experiment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,96 +69,6 @@ class WrittenClip:
     replaced: bool  # there was a file of that name
 
 
-def check_prompt(prompt: str, *, allow_no_direction: bool = False) -> ParsedPrompt:
-    """Read a prompt and refuse one that names no direction.
-
-    Raises:
-        ValueError: as `parse_prompt`, or the direction is missing or not understood.
-    """
-    parsed = parse_prompt(prompt)
-    if parsed.azimuth is None and not allow_no_direction:
-        got = "none" if parsed.location is None else f"{parsed.location!r}"
-        raise ValueError(
-            f'prompt must say where the sound is, got {got}; write for example "EVENT: {parsed.event[:60]} & LOCATION: '
-            "3 o'clock direction\", or pass --allow-no-direction"
-        )
-    return parsed
-
-
-def read_prompt_file(path: Path, *, allow_no_direction: bool = False) -> list[tuple[str, ParsedPrompt]]:
-    """Read prompts, one per line; empty lines and lines that begin with # are left out.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no UTF-8 text, too large or empty, or a line is no usable prompt; it is named.
-    """
-    data = path.read_bytes()[: MAX_PROMPT_FILE_BYTES + 1]
-    if len(data) > MAX_PROMPT_FILE_BYTES:
-        raise ValueError(f"{path} must be at most {MAX_PROMPT_FILE_BYTES} bytes, got more; split it")
-    try:
-        lines = data.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be UTF-8 text, got other bytes ({error}); save it as UTF-8") from error
-    prompts = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        try:
-            prompts.append((line.strip(), check_prompt(line, allow_no_direction=allow_no_direction)))
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: {error}") from error
-    if not prompts:
-        raise ValueError(f"{path} must hold prompts, got none; write one per line")
-    return prompts
-
-
-def plan_clips(
-    prompts: Sequence[tuple[str, ParsedPrompt]],
-    output: Path,
-    *,
-    seed: int,
-    per_prompt: int = 1,
-    best_of: int = 1,
-    blank: bool = False,
-) -> list[ClipRequest]:
-    """Give every clip its seed and its file.
-
-    One clip takes the name that was asked for. Several get the seed, and the number of their prompt, into theirs.
-
-    Args:
-        prompts: prompts and what they mean.
-        output: a sound file, or a folder (anything without a suffix, or that is a folder).
-        seed: of the first clip of each prompt; the next ones count up.
-        per_prompt: clips per prompt.
-        best_of: candidates per clip, each with a seed of its own; the name then holds the first and the last.
-        blank: take the LOCATION out of what the model reads; what was asked for stays on record.
-
-    Raises:
-        ValueError: the output has a suffix that is no sound format.
-    """
-    is_folder = output.is_dir() or not output.suffix
-    if not is_folder and output.suffix.lower() not in AUDIO_SUFFIXES:
-        raise ValueError(
-            f"output must end in {' or '.join(AUDIO_SUFFIXES)}, or be a folder, got {str(output)!r}; rename it"
-        )
-    requests = []
-    digits = len(str(len(prompts)))
-    for number, (prompt, parsed) in enumerate(prompts, start=1):
-        place = f"{number:0{digits}d}" if len(prompts) > 1 else ""
-        for first in range(seed, seed + per_prompt * best_of, best_of):
-            seeds = f"seed{first}" if best_of == 1 else f"seeds{first}-{first + best_of - 1}"
-            by_seed = seeds if is_folder or per_prompt > 1 else ""
-            stem, suffix = (_slug(prompt), ".wav") if is_folder else (output.stem, output.suffix)
-            words = [place, stem, by_seed] if is_folder else [stem, place, by_seed]
-            name = "-".join(filter(None, words)) + suffix
-            path = output / name if is_folder else output.with_name(name)
-            read = blank_location(prompt) if blank else prompt
-            requests.append(
-                ClipRequest(prompt=read, parsed=parsed, seed=first, path=path, best_of=best_of, location_blanked=blank)
-            )
-    return requests
-
-
 def generate_clips(
     pipeline: DualSpecPipeline,
     requests: Sequence[ClipRequest],
@@ -210,13 +105,7 @@ def generate_clips(
     _check_chooser(requests, chooser, options.judge)
     for localizer in (who.localizer for who in (chooser, options.judge) if who is not None):
         localizer.to(pipeline.device)
-    facts = {
-        "sampling": to_dict(sampling),
-        "batch_size": batch_size,
-        "device": str(pipeline.device),
-        "model": model,
-        "versions": versions(),
-    }
+    facts = run_facts(model, sampling) | {"batch_size": batch_size, "device": pipeline.device.type}
     settings = {
         "sampler": sampling.sampler,
         "num_inference_steps": sampling.num_inference_steps,
@@ -232,8 +121,70 @@ def generate_clips(
         yield write_clip(request.path, candidate.waveform, pipeline.sample_rate, record, options)
         if head is not None:
             rendered, head_facts = rerender(candidate.waveform, request.parsed, head)
-            path = request.path.with_stem(f"{request.path.stem}-rendered")
-            yield write_clip(path, rendered, pipeline.sample_rate, record | head_facts, options)
+            yield write_clip(_rendered_path(request), rendered, pipeline.sample_rate, record | head_facts, options)
+
+
+def whole_batches(requests: Sequence[ClipRequest], batch_size: int) -> list[list[ClipRequest]]:
+    """Cut a list of clips where a batch of draws ends; only the last batch may be smaller.
+
+    Processes that share a list share these, and make one anew when a clip of it is missing: so each clip
+    has the same batch mates, and the same bytes, however many processes there are and whatever stands already.
+    """
+    batches: list[list[ClipRequest]] = [[]]
+    draws = 0
+    for request in requests:
+        batches[-1].append(request)
+        draws += request.best_of
+        if draws % batch_size == 0:
+            batches.append([])
+    return [batch for batch in batches if batch]
+
+
+def run_facts(model: dict[str, Any], sampling: SamplingConfig) -> dict[str, Any]:
+    """Return what all records of a run have in common, up to rounding: model, sampler, versions."""
+    return {"sampling": to_dict(sampling), "model": model, "versions": versions()}
+
+
+def stands(
+    request: ClipRequest,
+    facts: dict[str, Any],
+    *,
+    options: OutputOptions,
+    head: Head | None = None,
+    chooser: LoadedLocalizer | None = None,
+) -> bool:
+    """Tell whether all files of a clip are there as this request would make them, up to rounding.
+
+    Args:
+        request: the clip.
+        facts: fields that its record must have: `run_facts`, and `num_samples`.
+        options: sample format, picture, judge.
+        head: of the rendered sound beside it.
+        chooser: of the candidates.
+    """
+    several = chooser is not None and request.best_of > 1
+    wanted = facts | _asked(request) | {"subtype": options.subtype}
+    wanted |= {"chooser": chooser.facts} if several and chooser is not None else {}
+    for path, source in [(request.path, None), *([(_rendered_path(request), _source(head))] if head else [])]:
+        try:
+            record = read_json(path.with_suffix(".json"))
+        except (FileNotFoundError, ValueError):
+            return False
+        wanted |= {"rendered": source is not None} | ({"head": source} if source is not None else {})
+        if not isinstance(record, dict) or any(record.get(name) != value for name, value in wanted.items()):
+            return False
+        if (record["candidates"][0]["seed"] if several else record.get("seed")) != request.seed:
+            return False
+        direction, judge = record.get("direction", {}), options.judge if source is None else None
+        if direction.get("localizer") != (judge.facts if judge is not None else None) or (
+            judge is not None and direction["target"] != {"name": judge.target.name, "sha256": judge.target.sha256}
+        ):
+            return False
+        if options.picture and not path.with_suffix(".png").is_file():
+            return False
+        if not path.is_file() or sha256_of(path) != record.get("sha256"):
+            return False
+    return True
 
 
 def _check_chooser(
@@ -296,8 +247,15 @@ def rerender(waveform: Tensor, parsed: ParsedPrompt, head: Head) -> tuple[Tensor
     rendered = spatialize(
         common_phase_mid(waveform), azimuth_deg, head.hrir_set, method="interpolate", peak=peak if peak > 0 else None
     )
-    source = {"name": head.hrir_set.name, "licence": head.hrir_set.licence, "sha256": head.sha256}
-    return rendered, {"rendered": True, "rendered_azimuth_deg": azimuth_deg, "head": source}
+    return rendered, {"rendered": True, "rendered_azimuth_deg": azimuth_deg, "head": _source(head)}
+
+
+def _source(head: Head) -> dict[str, Any]:
+    return {"name": head.hrir_set.name, "licence": head.hrir_set.licence, "sha256": head.sha256}
+
+
+def _rendered_path(request: ClipRequest) -> Path:
+    return request.path.with_stem(f"{request.path.stem}-rendered")
 
 
 def write_clip(
@@ -365,7 +323,8 @@ def versions() -> dict[str, str]:
     return {"dualspec": dualspec.__version__, **libraries}
 
 
-def _record(request: ClipRequest, candidate: Candidate, facts: dict[str, Any]) -> dict[str, Any]:
+def _asked(request: ClipRequest) -> dict[str, Any]:
+    """Return what a record says of the request, but for the seed, which may be one of several."""
     parsed = request.parsed
     return {
         "format_version": FORMAT_VERSION,
@@ -374,9 +333,15 @@ def _record(request: ClipRequest, candidate: Candidate, facts: dict[str, Any]) -
         "location": parsed.location,
         "azimuth": asdict(parsed.azimuth) if parsed.azimuth is not None else None,
         "location_blanked": request.location_blanked,
+        "best_of": request.best_of,
+    }
+
+
+def _record(request: ClipRequest, candidate: Candidate, facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **_asked(request),
         "rendered": False,
         "seed": candidate.seed,
-        "best_of": request.best_of,
         "gain_db": round(candidate.gain_db, 6) + 0.0,
         **facts,
         "num_threads": torch.get_num_threads(),
@@ -386,9 +351,3 @@ def _record(request: ClipRequest, candidate: Candidate, facts: dict[str, Any]) -
 def _peak_db(waveform: Tensor) -> float | None:
     peak = float(waveform.abs().max())
     return round(20 * math.log10(peak), 3) if peak > 0 else None
-
-
-def _slug(prompt: str) -> str:
-    """Turn a prompt into a short, safe file name."""
-    words = re.sub(r"\b(event|location)\s*:", " ", prompt, flags=re.IGNORECASE).lower().replace("'", "")
-    return "-".join(re.findall(r"[a-z0-9]+", words))[:_SLUG_CHARS].strip("-") or "clip"

@@ -1,4 +1,4 @@
-"""Prompt lists: what a test asks for, one JSON line per clip, and the files that the answers go to.
+"""Prompts and lists of them: what is asked for, and the files that the answers go to.
 
 A list is all that generation, baselines and the judge share: clips of one list have one name in every folder.
 """
@@ -13,13 +13,28 @@ from typing import Any
 import torch
 
 from dualspec.audio.azimuth import NUM_SECTORS, check_azimuth_deg, circular_error_deg, class_azimuth_deg
-from dualspec.data.manifest import ManifestRow, Split, json_lines, read_manifest
+from dualspec.data.manifest import Split, json_lines
+from dualspec.data.selection import draw_pairs, split_rows
 from dualspec.files import parse_json, write_text_atomic
-from dualspec.generation import AUDIO_SUFFIXES, ClipRequest, check_prompt
 from dualspec.text.lexicon import LexiconSplit, LocationStyle
-from dualspec.text.prompts import ParsedPrompt, blank_location, draw_location_style, prompt_for
+from dualspec.text.prompts import ParsedPrompt, blank_location, draw_location_style, parse_prompt, prompt_for
 
+AUDIO_SUFFIXES = (".wav", ".flac")
+MAX_PROMPT_FILE_BYTES = 1 << 20
 MAX_ROWS = 100_000
+_SLUG_CHARS = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRequest:
+    """One clip that is wanted."""
+
+    prompt: str  # what the model reads
+    parsed: ParsedPrompt  # what our parser makes of it; only reported, never given to the network
+    seed: int  # of noise; of the first candidate
+    path: Path  # sound file; picture and JSON have its name with another suffix
+    best_of: int = 1  # candidates, with seeds counting up; the best placed is kept
+    location_blanked: bool = False  # the LOCATION was taken out of what the model reads (control experiment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +109,96 @@ def read_manifest_prompts(path: Path, *, allow_no_direction: bool = False) -> li
     return rows
 
 
+def check_prompt(prompt: str, *, allow_no_direction: bool = False) -> ParsedPrompt:
+    """Read a prompt and refuse one that names no direction.
+
+    Raises:
+        ValueError: as `parse_prompt`, or the direction is missing or not understood.
+    """
+    parsed = parse_prompt(prompt)
+    if parsed.azimuth is None and not allow_no_direction:
+        got = "none" if parsed.location is None else f"{parsed.location!r}"
+        raise ValueError(
+            f'prompt must say where the sound is, got {got}; write for example "EVENT: {parsed.event[:60]} & LOCATION: '
+            "3 o'clock direction\", or pass --allow-no-direction"
+        )
+    return parsed
+
+
+def read_prompt_file(path: Path, *, allow_no_direction: bool = False) -> list[tuple[str, ParsedPrompt]]:
+    """Read prompts, one per line; empty lines and lines that begin with # are left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no UTF-8 text, too large or empty, or a line is no usable prompt; it is named.
+    """
+    data = path.read_bytes()[: MAX_PROMPT_FILE_BYTES + 1]
+    if len(data) > MAX_PROMPT_FILE_BYTES:
+        raise ValueError(f"{path} must be at most {MAX_PROMPT_FILE_BYTES} bytes, got more; split it")
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text, got other bytes ({error}); save it as UTF-8") from error
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            prompts.append((line.strip(), check_prompt(line, allow_no_direction=allow_no_direction)))
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from error
+    if not prompts:
+        raise ValueError(f"{path} must hold prompts, got none; write one per line")
+    return prompts
+
+
+def plan_clips(
+    prompts: Sequence[tuple[str, ParsedPrompt]],
+    output: Path,
+    *,
+    seed: int,
+    per_prompt: int = 1,
+    best_of: int = 1,
+    blank: bool = False,
+) -> list[ClipRequest]:
+    """Give every clip its seed and its file.
+
+    One clip takes the name that was asked for. Several get the seed, and the number of their prompt, into theirs.
+
+    Args:
+        prompts: prompts and what they mean.
+        output: a sound file, or a folder (anything without a suffix, or that is a folder).
+        seed: of the first clip of each prompt; the next ones count up.
+        per_prompt: clips per prompt.
+        best_of: candidates per clip, each with a seed of its own; the name then holds the first and the last.
+        blank: take the LOCATION out of what the model reads; what was asked for stays on record.
+
+    Raises:
+        ValueError: the output has a suffix that is no sound format.
+    """
+    is_folder = output.is_dir() or not output.suffix
+    if not is_folder and output.suffix.lower() not in AUDIO_SUFFIXES:
+        raise ValueError(
+            f"output must end in {' or '.join(AUDIO_SUFFIXES)}, or be a folder, got {str(output)!r}; rename it"
+        )
+    requests = []
+    digits = len(str(len(prompts)))
+    for number, (prompt, parsed) in enumerate(prompts, start=1):
+        place = f"{number:0{digits}d}" if len(prompts) > 1 else ""
+        for first in range(seed, seed + per_prompt * best_of, best_of):
+            seeds = f"seed{first}" if best_of == 1 else f"seeds{first}-{first + best_of - 1}"
+            by_seed = seeds if is_folder or per_prompt > 1 else ""
+            stem, suffix = (_slug(prompt), ".wav") if is_folder else (output.stem, output.suffix)
+            words = [place, stem, by_seed] if is_folder else [stem, place, by_seed]
+            name = "-".join(filter(None, words)) + suffix
+            path = output / name if is_folder else output.with_name(name)
+            read = blank_location(prompt) if blank else prompt
+            requests.append(
+                ClipRequest(prompt=read, parsed=parsed, seed=first, path=path, best_of=best_of, location_blanked=blank)
+            )
+    return requests
+
+
 def plan_manifest_clips(
     rows: Sequence[tuple[PromptRow, ParsedPrompt]], output: Path, *, seed: int = 0, blank: bool = False
 ) -> list[ClipRequest]:
@@ -142,7 +247,8 @@ def standard_test_set(
     """Draw a test set: held-out clips at azimuths, each prompt in one style. Paper sections V-C and V-D.
 
     The draw of clips and azimuths does not depend on the styles, so sets of one seed hold the same sounds in every
-    wording (Table III). Azimuths are balanced; no clip stands twice at one azimuth.
+    wording (Table III); `dualspec prepare --test` lists the same. Azimuths are balanced; no clip stands twice at one
+    azimuth.
 
     Args:
         manifest_dir: folder of a prepared corpus.
@@ -155,17 +261,10 @@ def standard_test_set(
     Raises:
         ValueError: the split holds fewer than `num` / 12 clips.
     """
-    clips = split_rows(manifest_dir, split)
-    if not 1 <= num <= len(clips) * NUM_SECTORS:
-        raise ValueError(
-            f"num must be 1 to {len(clips) * NUM_SECTORS} with {len(clips)} {split} clips, got {num}; take fewer"
-        )
-    generator, words = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(clips), generator=generator).tolist()
+    clips, words = split_rows(manifest_dir, split), torch.Generator().manual_seed(seed)
     rows = []
-    for index in range(num):
-        turn, place = divmod(index, len(clips))
-        clip, azimuth_deg = clips[order[place]], float(class_azimuth_deg((place + turn) % NUM_SECTORS))
+    for index, (place, sector) in enumerate(draw_pairs(len(clips), num, seed=seed)):
+        clip, azimuth_deg = clips[place], float(class_azimuth_deg(sector))
         style = draw_location_style(words, styles)
         prompt = prompt_for(clip.labels[0], azimuth_deg, style, generator=words, split=wording)
         rows.append(
@@ -182,9 +281,7 @@ def standard_test_set(
     return rows
 
 
-def split_rows(manifest_dir: Path, split: Split) -> list[ManifestRow]:
-    """Return the manifest rows of a split; an empty one is refused."""
-    rows = [row for row in read_manifest(manifest_dir) if row.split == split]
-    if not rows:
-        raise ValueError(f"{manifest_dir} must hold {split} clips, got none; prepare a corpus with that split")
-    return rows
+def _slug(prompt: str) -> str:
+    """Turn a prompt into a short, safe file name."""
+    words = re.sub(r"\b(event|location)\s*:", " ", prompt, flags=re.IGNORECASE).lower().replace("'", "")
+    return "-".join(re.findall(r"[a-z0-9]+", words))[:_SLUG_CHARS].strip("-") or "clip"

@@ -10,6 +10,8 @@ import pytest
 
 from dualspec.data.corpora import READERS, CorpusSpec, SourceClip, berklee_recording, read_corpus
 from dualspec.data.listings import LabelOrder, clean_label, licence_code
+from dualspec.text.lexicon import LOCATION_STYLES, LocationStyle
+from dualspec.text.prompts import blank_location, parse_prompt, prompt_for
 
 
 def write(path: Path, text: str = "") -> Path:
@@ -110,21 +112,87 @@ def test_urbansound8k_is_read_with_and_without_its_table(tmp_path: Path) -> None
     assert horn.path.is_file() and horn.split_hint is None
 
 
-def test_fsd50k_orders_propagated_labels_and_reads_licences(tmp_path: Path) -> None:
-    guitar = '"Guitar,Electric_guitar,Plucked_string_instrument,Musical_instrument,Music"'
-    dev = f'fname,labels,mids,split\n64760,{guitar},"/m/1",train\n5,"Music,Musical_instrument","/m/1",val\n'
+VOCABULARY = (Path(__file__).with_name("fsd50k_labels.txt")).read_text().split()  # FSD50K, CC BY 4.0, in its own order
+
+
+def fsd50k(root: Path) -> Path:
+    """Four clips in the layout of Zenodo record 4060432, with the real vocabulary and the real words for licences."""
+    mids = {"Electric_guitar": "/m/02sgy", "Guitar": "/m/0342h", "Bird": "/m/015p6"}
+    vocabulary = (f"{index},{label},{mids.get(label, '/m/1')}\n" for index, label in enumerate(VOCABULARY))
+    write(root / "FSD50K.ground_truth/vocabulary.csv", "".join(vocabulary))
+    guitar = '"Electric_guitar,Guitar,Plucked_string_instrument,Musical_instrument,Music"'
     plain = '"Guitar,Plucked_string_instrument,Musical_instrument,Music"'
-    write(tmp_path / "FSD50K.ground_truth/dev.csv", f'{dev}6,{plain},"/m/1",val\n')
-    write(tmp_path / "FSD50K.ground_truth/eval.csv", 'fname,labels,mids\n99,"Music","/m/1"\n')
-    info = {"64760": {"license": "http://creativecommons.org/licenses/by/3.0/", "uploader": "casual", "title": "x"}}
-    write(tmp_path / "FSD50K.metadata/dev_clips_info_FSD50K.json", json.dumps(info))
-    for name in ("dev_audio/64760", "dev_audio/5", "dev_audio/6", "eval_audio/99"):
-        write(tmp_path / f"FSD50K.{name}.wav")
-    clips = read("fsd50k", tmp_path)
-    assert clips["64760"].labels[0] == "electric guitar" and clips["64760"].labels[-1] == "music"
-    assert (clips["64760"].licence, clips["5"].licence) == ("CC-BY", "unknown")
-    assert "by casual" in clips["64760"].attribution and clips["99"].path.is_file()
-    assert clips["99"].recording == "freesound:99"
+    dev = (
+        f'fname,labels,mids,split\n64760,{guitar},"/m/02sgy,/m/0342h",train\n5,"Music,Musical_instrument","/m/1",val\n'
+    )
+    write(root / "FSD50K.ground_truth/dev.csv", f'{dev}6,{plain},"/m/0342h",train\n')
+    write(root / "FSD50K.ground_truth/eval.csv", 'fname,labels,mids\n99,"Boat_and_Water_vehicle",/m/019jd\n')
+    kinds = {"64760": "licenses/by/3.0/", "5": "licenses/by-nc/3.0/", "6": "licenses/sampling+/1.0/"}
+    infos = {
+        number: {
+            "title": "x.wav",
+            "description": "",
+            "tags": ["loop"],
+            "license": f"http://creativecommons.org/{kind}",
+            "uploader": f"user {number}",
+        }
+        for number, kind in (kinds | {"99": "publicdomain/zero/1.0/"}).items()
+    }
+    for part, numbers in (("dev", ("64760", "5", "6")), ("eval", ("99",))):
+        info = {number: infos[number] for number in numbers}
+        write(root / f"FSD50K.metadata/{part}_clips_info_FSD50K.json", json.dumps(info))
+        for number in numbers:
+            write(root / f"FSD50K.{part}_audio/{number}.wav")
+    return root
+
+
+def test_fsd50k_is_read_in_its_own_layout(tmp_path: Path) -> None:
+    clips = read("fsd50k", fsd50k(tmp_path))
+    assert {name: clip.split_hint for name, clip in clips.items()} == {
+        "64760": "train",
+        "5": "valid",
+        "6": "train",
+        "99": "test",
+    }
+    assert [clip.licence for clip in clips.values()] == ["CC-BY", "CC-BY-NC", "CC-Sampling+", "CC0"]
+    guitar = clips["64760"]
+    assert guitar.labels[0] == "electric guitar" and guitar.labels[-1] == "music" and len(guitar.labels) == 5
+    assert "by user 64760" in guitar.attribution and guitar.recording == "freesound:64760"
+    assert all(clip.path.is_file() for clip in clips.values())
+
+
+def test_fsd50k_without_metadata_has_no_licences(tmp_path: Path) -> None:
+    (fsd50k(tmp_path) / "FSD50K.metadata/dev_clips_info_FSD50K.json").unlink()
+    assert [clip.licence for clip in read("fsd50k", tmp_path).values()] == ["unknown"] * 3 + ["CC0"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("dev", 'fname,labels,mids,split\n1,"Dog,Animal",/m/1,dev\n', r"dev\.csv:2: split must be train or val"),
+        ("dev", 'fname,labels,mids,split\n1,"Dog,Wolf",/m/1,val\n', r"got 'val', \['Wolf'\]"),
+        ("dev", 'fname,labels,mids\n1,"Dog",/m/1\n', "must have the columns fname, labels, split"),
+        ("eval", 'fname,label,mids\n1,"Dog",/m/1\n', "must have the columns fname, labels"),
+        ("eval", 'fname,labels,mids\nx,"Dog",/m/1\n', "fname must be a number"),
+        ("vocabulary", "Dog,/m/1\n", "must hold index, label and mid"),
+    ],
+)
+def test_other_lists_than_fsd50ks_are_refused(tmp_path: Path, file: str, text: str, message: str) -> None:
+    write(fsd50k(tmp_path) / f"FSD50K.ground_truth/{file}.csv", text)
+    with pytest.raises(ValueError, match=message):
+        read("fsd50k", tmp_path)
+
+
+@pytest.mark.parametrize("style", LOCATION_STYLES)
+def test_every_label_of_fsd50k_makes_a_prompt_that_is_understood(style: LocationStyle) -> None:
+    """The 70 labels of ARCA23K are among these."""
+    assert len(set(VOCABULARY)) == 200
+    for number, label in enumerate(map(clean_label, VOCABULARY)):
+        prompt = prompt_for(label, 30.0 * (number % 12), style)
+        parsed = parse_prompt(prompt)
+        assert parsed.event.lower() == label and parsed.azimuth is not None
+        assert parsed.azimuth.azimuth_deg == 30.0 * (number % 12)
+        assert blank_location(prompt).lower() == f"event: {label}"
 
 
 def test_labels_are_ordered_from_specific_to_general() -> None:
@@ -133,14 +201,51 @@ def test_labels_are_ordered_from_specific_to_general() -> None:
     assert order.specific_first(["C", "D", "A", "B"]) == ["D", "A", "B", "C"]
 
 
-def test_arca23k_leaves_clips_that_belong_to_fsd50k_to_it(tmp_path: Path) -> None:
+def arca23k(root: Path, infos: object) -> Path:
+    """The layout of Zenodo record 5117901; the validation and test lists name clips of FSD50K."""
     for part, number in (("train", 1), ("val", 2), ("test", 3)):
-        write(tmp_path / f"ARCA23K.ground_truth/{part}.csv", f"fname,label,mid\n{number},Wind_chime,/m/1\n")
-    write(tmp_path / "ARCA23K.audio/3.wav")
-    write(tmp_path / "ARCA23K.metadata/train.json", json.dumps({"1": {"license": "CC0", "username": "u"}}))
-    clips = read("arca23k", tmp_path)
-    assert set(clips) == {"1", "3"} and clips["1"].licence == "CC0" and "by u" in clips["1"].attribution
-    assert clips["1"].labels == ("wind chime",) and not clips["1"].path.exists()
+        write(root / f"ARCA23K.ground_truth/{part}.csv", f"fname,label,mid\n{number},Wind_chime,/m/026fgl\n")
+        write(root / f"ARCA23K-FSD.ground_truth/{part}.csv", "fname,label,mid\n4,Wind_chime,/m/026fgl\n")
+    write(root / "ARCA23K.audio/1.wav")
+    write(root / "ARCA23K.metadata/train.json", json.dumps(infos))
+    return root
+
+
+@pytest.mark.parametrize(
+    "infos",
+    [
+        {"1": {"license": "http://creativecommons.org/licenses/by-nc/3.0/", "username": "u"}},
+        [{"id": 1, "license": "Attribution NonCommercial", "username": "u"}],
+    ],
+)
+def test_arca23k_has_its_own_clips_and_leaves_fsd50ks_to_it(tmp_path: Path, infos: object) -> None:
+    clips = read("arca23k", arca23k(tmp_path, infos))
+    assert set(clips) == {"1"} and clips["1"].split_hint == "train" and clips["1"].path.is_file()
+    assert clips["1"].labels == ("wind chime",) and clips["1"].recording == "freesound:1"
+    assert clips["1"].licence == "CC-BY-NC" and "by u" in clips["1"].attribution
+
+
+def test_arca23k_without_metadata_has_no_licences(tmp_path: Path) -> None:
+    (arca23k(tmp_path, {}) / "ARCA23K.metadata/train.json").unlink()
+    assert read("arca23k", tmp_path)["1"].licence == "unknown"
+    write(tmp_path / "ARCA23K.metadata/train.json", '["CC0"]')
+    with pytest.raises(ValueError, match="must map clip ids to their infos"):
+        read("arca23k", tmp_path)
+
+
+def test_folders_named_by_label_need_no_list(tmp_path: Path) -> None:
+    for name in ("Church_bell/a.wav", "Church_bell/old/b.flac", "dog/a.ogg", "dog/notes.txt", ".git/x.wav", "c.wav"):
+        write(tmp_path / name)
+    clips = read("folder", tmp_path)
+    assert {name: clip.labels for name, clip in clips.items()} == {
+        "Church_bell/a": ("church bell",),
+        "Church_bell/old/b": ("church bell",),
+        "dog/a": ("dog",),
+    }
+    assert all(clip.path.is_file() and clip.licence == "unknown" for clip in clips.values())
+    assert clips["dog/a"].recording == "folder:dog/a"
+    write(tmp_path / "labels.csv", "file,label\nc.wav,cat\n")
+    assert set(read("folder", tmp_path)) == {"c"}, "a list says which clips count"
 
 
 def test_a_plain_folder_needs_only_file_and_label(tmp_path: Path) -> None:
@@ -187,8 +292,7 @@ def test_wrong_numbers_and_names_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "u/metadata/UrbanSound8K.csv", "slice_file_name,fold\nx.wav,1\n")
     with pytest.raises(ValueError, match="fsID-classID"):
         read("urbansound8k", tmp_path / "u")
-    for part in ("train", "val", "test"):
-        write(tmp_path / f"a/ARCA23K.ground_truth/{part}.csv", "fname,label,mid\n../1,Dog,/m/1\n")
+    write(tmp_path / "a/ARCA23K.ground_truth/train.csv", "fname,label,mid\n../1,Dog,/m/1\n")
     with pytest.raises(ValueError, match="fname must be a number"):
         read("arca23k", tmp_path / "a")
 

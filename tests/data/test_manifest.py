@@ -33,7 +33,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_an_absent_manifest_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="data prepare"):
+    with pytest.raises(FileNotFoundError, match="dualspec prepare"):
         read_manifest(tmp_path)
 
 

@@ -245,7 +245,7 @@ def test_of_several_heads_one_is_drawn_per_clip(corpus, head):
     other = replace(head, impulse_responses=head.impulse_responses[..., :100].flip(1))  # ears changed, and shorter
     alone = [BinauralSource(bank, one, config) for one in (head, other)]
     both = BinauralSource(bank, [head, other], config)
-    directions, heads = both.draw_directions(StepRandom(0, 0, slice(None), 12))
+    directions, heads = both.draw_directions(torch.arange(12), StepRandom(0, 0, slice(None), 12))
     clips, _ = both.draw(torch.arange(12), StepRandom(0, 0, slice(None), 12))
     assert set(heads.tolist()) == {0, 1}
     mono = bank.float_waveforms(torch.arange(12))

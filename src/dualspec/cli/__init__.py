@@ -14,9 +14,10 @@ from dualspec.cli.generate import generate
 from dualspec.cli.hearing import audition, localize
 from dualspec.cli.importing import import_weights
 from dualspec.cli.models import assemble, show
+from dualspec.cli.prepare import prepare
 from dualspec.cli.results import baseline, cascade, report
 from dualspec.cli.sound import spatialize
-from dualspec.cli.training import prepare, train
+from dualspec.cli.training import train
 
 __all__ = ["app", "main"]
 

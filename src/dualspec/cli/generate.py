@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,8 +16,9 @@ from dualspec.cli.console import progress_bar
 from dualspec.cli.door import note, refuse, usage
 
 if TYPE_CHECKING:
-    from dualspec.generation import ClipRequest, Head, WrittenClip
+    from dualspec.generation import Head, WrittenClip
     from dualspec.hearing.proof import DirectionJudge
+    from dualspec.prompt_lists import ClipRequest
 
 
 def generate(
@@ -78,6 +81,9 @@ def generate(
     Beside each sound stand NAME.png, the spectrograms of both ears, and NAME.json, all that makes it again and the
     proof of its direction. The direction comes out of the model; only files named "-rendered" (--sofa) went through a
     head.
+
+    A list (--prompts, --manifest) goes on where it was: clips that stand already, of the same words, seed, settings and
+    model, are kept. Several processes share it: torchrun --nproc-per-node N -m dualspec generate --manifest ...
     """
     said = SimpleNamespace(**locals())
     if target_head is not None and not proof:
@@ -91,13 +97,17 @@ def generate(
 
 def _write(said: SimpleNamespace, requests: list[ClipRequest]) -> None:
     """Generate and write the clips as the command says, a line for each."""
-    from dualspec.generation import OutputOptions, generate_clips, model_facts
+    from dualspec.files import remove_leftovers
+    from dualspec.generation import OutputOptions, generate_clips, model_facts, run_facts, stands, whole_batches
     from dualspec.model_folder import embedded_bundle, load_localizer
     from dualspec.pipeline import DualSpecPipeline
     from dualspec.training.processes import check_device
 
+    rank, num_processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     with usage():
         device = check_device(said.device)
+    if device == "cuda" and num_processes > 1:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', rank)}"
     folder = said.model if said.model is not None else embedded_bundle()
     pipeline = DualSpecPipeline.from_pretrained(folder, device=device)
     with usage():
@@ -107,19 +117,31 @@ def _write(said: SimpleNamespace, requests: list[ClipRequest]) -> None:
     head = _head(said.sofa, pipeline.sample_rate)
     for folder_of_clip in {request.path.parent for request in requests}:
         folder_of_clip.mkdir(parents=True, exist_ok=True)
-    num_batches = -(-sum(request.best_of for request in requests) // said.batch_size)
+        remove_leftovers(folder_of_clip)
+    options = OutputOptions(subtype=said.subtype, picture=said.picture, judge=judge)
+    chooser = load_localizer("paper") if said.best_of > 1 else None
+    model = model_facts(pipeline, folder)
+    facts = run_facts(model, sampling) | {"num_samples": pipeline.num_samples(said.duration)}
+    standing = partial(stands, facts=facts, options=options, head=head, chooser=chooser)
+    is_list = said.manifest is not None or said.prompts is not None
+    own = whole_batches(requests, said.batch_size)[rank::num_processes]
+    missing = [batch for batch in own if not (is_list and all(map(standing, batch)))]
+    pending = [clip for batch in missing for clip in batch]
+    if len(missing) < len(own):
+        print(f"{sum(map(len, own)) - len(pending)} clips stand already and are kept, {len(pending)} are to be made")
+    num_batches = -(-sum(request.best_of for request in pending) // said.batch_size)
     done = itertools.count(1)
-    with progress_bar("denoising", num_batches * sampling.num_inference_steps) as show:
+    with progress_bar("denoising", num_batches * sampling.num_inference_steps, hidden=rank > 0) as show:
         for clip in generate_clips(
             pipeline,
-            requests,
-            model=model_facts(pipeline, folder),
+            pending,
+            model=model,
             sampling=sampling,
-            options=OutputOptions(subtype=said.subtype, picture=said.picture, judge=judge),
+            options=options,
             duration_s=said.duration,
             batch_size=said.batch_size,
             head=head,
-            chooser=load_localizer("paper") if said.best_of > 1 else None,
+            chooser=chooser,
             on_step=lambda step, num_steps, latents: show(next(done)),
         ):
             _report(clip)
@@ -135,7 +157,7 @@ def _requests(said: SimpleNamespace) -> list[ClipRequest]:
             "one of PROMPT, --event with --azimuth, --prompts or --manifest must be given, got none or several; "
             "choose one"
         )
-    from dualspec.generation import check_prompt, plan_clips, read_prompt_file
+    from dualspec.prompt_lists import check_prompt, plan_clips, read_prompt_file
 
     if said.manifest is not None:
         return _listed(said)

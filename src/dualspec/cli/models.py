@@ -49,6 +49,10 @@ def assemble(
     part: Annotated[
         list[str], typer.Option(metavar="NAME=FOLDER", help="Weights of a part, such as denoiser=...; repeatable.")
     ],
+    base: Annotated[
+        Path | None,
+        typer.Option(help="Model folder (default: the embedded one) for the parts that --part does not name."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Such as sampling.num_inference_steps=15; repeatable."),
@@ -62,7 +66,8 @@ def assemble(
     """Put trained parts together into a model folder for `dualspec generate --model`."""
     from dualspec.cli.training import read_pairs
 
-    sources = {name: Path(folder) for name, folder in read_pairs("--part", part)}
+    named = {name: Path(folder) for name, folder in read_pairs("--part", part)}
+    sources = (_parts_of(base) if base is not None else {}) | named
     if "denoiser" not in sources:
         refuse(f"--part must name the denoiser, got {', '.join(sources)}; add --part denoiser=FOLDER")
     if output.exists():
@@ -75,6 +80,13 @@ def assemble(
     head = read_head_cues(hrir) if hrir is not None else None
     assemble_folder(output, sources, settings=settings or (), dtype=dtype, head=head)
     print(f"{output}: {', '.join(sorted(sources))}")
+
+
+def _parts_of(base: Path) -> dict[str, Path]:
+    from dualspec.model_folder import embedded_bundle, read_index
+
+    folder = embedded_bundle() if str(base) == "default" else base
+    return {name: folder / name for name in read_index(folder)}
 
 
 def read_head_cues(sofa: Path) -> HeadCues:

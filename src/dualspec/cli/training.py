@@ -1,4 +1,4 @@
-"""`dualspec prepare` and `dualspec train`: recordings to a data set, a data set to weights."""
+"""`dualspec train`: a data set to weights."""
 
 from __future__ import annotations
 
@@ -10,74 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dualspec.cli.console import print_table, progress_bar
+from dualspec.cli.console import progress_bar
 from dualspec.cli.door import STOPPED, note, refuse, usage
 
 if TYPE_CHECKING:
     import torch
 
     from dualspec.audio.hrir import HrirSet
-    from dualspec.data.prepare import PrepareSummary
     from dualspec.recipes import Recipe
     from dualspec.training.processes import Processes
-
-_CORPORA = "arca23k, urbansound8k, esc50, esc10, fsd50k, berklee or folder"
-
-
-def prepare(
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for manifest, rejects, summary and shards.")],
-    corpus: Annotated[
-        list[str], typer.Option(metavar="NAME=ROOT", help=f"Corpus in its original layout: {_CORPORA}; repeatable.")
-    ],
-    licence: Annotated[Literal["open", "all"], typer.Option(help="open keeps CC0 and CC-BY recordings only.")] = "all",
-    sample_rate: Annotated[int, typer.Option(help="Hz.")] = 16_000,
-    min_seconds: Annotated[float, typer.Option(help="Shorter clips are left out.")] = 1.0,
-    max_clip_seconds: Annotated[
-        float | None, typer.Option(help="Longer clips are cut to their beginning.  [default: kept whole]")
-    ] = None,
-    max_bad_fraction: Annotated[
-        float, typer.Option(min=0, max=1, help="Largest share of damaged clips that is accepted.")
-    ] = 0.01,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
-    render_to: Annotated[
-        Path | None, typer.Option(help="Also write twelve stereo files per clip here, as the paper did.")
-    ] = None,
-    hrir: Annotated[
-        Path | None, typer.Option(help="Head for --render-to (SOFA file).  [default: a computed sphere]")
-    ] = None,
-) -> None:
-    """Turn corpora into a data set: filter, resample, split by source recording.
-
-    Call it again after an interruption: what is done is kept.
-    """
-    if hrir is not None and render_to is None:
-        refuse("--hrir must come with --render-to, got it alone; training takes its own --hrir")
-    from dualspec.data.corpora import READERS, CorpusSpec
-    from dualspec.data.prepare import prepare as prepare_corpora
-
-    specs = []
-    for name, root in read_pairs("--corpus", corpus):
-        if name not in READERS:
-            refuse(f"--corpus must be one of {', '.join(READERS)}, got {name!r}; use folder for your own clips")
-        specs.append(CorpusSpec(name=name, root=Path(root)))
-    summary = prepare_corpora(
-        specs,
-        output,
-        sample_rate=sample_rate,
-        min_seconds=min_seconds,
-        licence=licence,
-        max_clip_seconds=max_clip_seconds,
-        workers=workers,
-        render_to=render_to,
-        hrir_set=_head(hrir, sample_rate) if render_to is not None else None,
-        max_bad_fraction=max_bad_fraction,
-    )
-    _print_summary(summary, output)
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help="Such as mini/stft_vae; `dualspec show` lists them.")],
-    data: Annotated[Path, typer.Option(help="What `dualspec prepare` wrote.")],
+    data: Annotated[
+        Path, typer.Option(help="What `dualspec prepare` wrote, or clips of your own in folders named by their label.")
+    ],
     runs: Annotated[Path, typer.Option(help="Folder of all runs; this one goes to RUNS/RECIPE.")] = Path("runs"),
     vae: Annotated[
         list[str] | None,
@@ -96,10 +44,19 @@ def train(
         float | None, typer.Option(min=0, help="End, and let the learning rate end, after this time; 0 is never.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
-    init: Annotated[Path | None, typer.Option(help="Start from these exported weights.")] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Start from these exported weights, or from the parts of a whole model; default: embedded."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.  [default: the GPU, if any]")] = None,
     export: Annotated[Literal["fp32", "fp16"], typer.Option(help="Precision of the exported weights.")] = "fp32",
     max_clips: Annotated[int | None, typer.Option(min=1, help="Use only so many clips.  [default: all]")] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Train on these clips at these azimuths (`prepare --select`).  [default: azimuths are drawn]"
+        ),
+    ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Repeatable to the bit on a GPU too, and slower.")
     ] = False,
@@ -109,8 +66,8 @@ def train(
     Stopped by Ctrl-C, SIGTERM or SIGUSR1 it saves its state first, and --resume goes on from there. Several processes:
     torchrun --nproc-per-node N -m dualspec train ...
     """
-    if resume and init is not None:
-        refuse("--init must not come with --resume, got both; the run has its own weights by now")
+    if pairs is not None and max_clips is not None:
+        refuse("--pairs must not come with --max-clips, got both; the list says which clips are used")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     with usage():
@@ -118,7 +75,11 @@ def train(
     folder = runs / chosen.name
     if (folder / "task.json").exists() and not resume:
         refuse(f"run folder must be new, got {folder}, which holds a run; add --resume or take other --runs")
-    vae_folders = _vae_folders(chosen, runs, vae or ())
+    from dualspec.cli.prepare import ready_corpus
+
+    init, parts = (None, {}) if init is None else _starting_weights(init, chosen, hrir or ())
+    vae_folders = _vae_folders(chosen, runs, vae or (), parts)
+    data = ready_corpus(data, runs)
     import torch
 
     from dualspec.training.processes import Processes
@@ -136,6 +97,7 @@ def train(
             heads=read_heads(hrir or ()),
             vae_folders=vae_folders,
             max_clips=max_clips,
+            pairs=pairs,
             resume=resume,
             init=init,
             export_dtype=torch.float16 if export == "fp16" else torch.float32,
@@ -173,6 +135,7 @@ def _train(
     heads: list[HrirSet],
     vae_folders: dict[str, Path],
     max_clips: int | None,
+    pairs: Path | None,
     resume: bool,
     init: Path | None,
     export_dtype: torch.dtype,
@@ -194,6 +157,7 @@ def _train(
                 num_bank_samples=recipe.num_bank_samples,
                 vae_folders=vae_folders,
                 max_clips=max_clips,
+                pairs=pairs,
             ),
             processes=processes,
             resume=resume,
@@ -216,12 +180,40 @@ def resolve_recipe(name: str, settings: Sequence[str], max_minutes: float | None
     return override(get_recipe(name), changes)
 
 
-def _vae_folders(recipe: Recipe, runs: Path, named: Sequence[str]) -> dict[str, Path]:
-    """Return the folder of every VAE that a variant needs."""
+def _starting_weights(init: Path, recipe: Recipe, heads: Sequence[str]) -> tuple[Path, dict[str, Path]]:
+    """Return the weights to start from and, where `init` is a whole model, the folders of its parts."""
+    from dualspec.model_folder import HEAD_NAME, INDEX_NAME, embedded_bundle, read_index
+
+    model = embedded_bundle() if str(init) == "default" else init
+    if not (model / INDEX_NAME).is_file():
+        return init, {}
+    parts = {part: model / part for part in read_index(model)}
+    part = "denoiser" if recipe.task.kind == "diffusion" else recipe.name.split("/")[1]
+    if part not in parts:
+        refuse(f"--init must have the part that {recipe.name} trains, got {', '.join(parts)}; name another model")
+    if (model / HEAD_NAME).is_file():
+        from dualspec.config import load_json
+        from dualspec.files import sha256_of
+        from dualspec.hearing.proof import HeadCues
+
+        own = load_json(HeadCues, model / HEAD_NAME)
+        if own.sha256 not in {sha256_of(Path(name)) for name in heads if name != "analytic"}:
+            note(
+                f"note: {model.name} was trained with the head {own.name!r} ({own.licence}), this run renders with "
+                f"{', '.join(heads) or 'a computed sphere'}; --hrir takes the file of a head"
+            )
+    return parts[part], parts
+
+
+def _vae_folders(
+    recipe: Recipe, runs: Path, named: Sequence[str], of_model: dict[str, Path] | None = None
+) -> dict[str, Path]:
+    """Return the folder of every VAE that a variant needs: the one named, that of a model, that of an earlier run."""
     from dualspec.recipes import vae_recipe_name
 
     parts = recipe.task.variant.parts if recipe.task.kind == "diffusion" else ()
     folders = {part: runs / vae_recipe_name(recipe.name, part) / "weights" for part in parts}
+    folders |= {part: folder for part, folder in (of_model or {}).items() if part in folders}
     for part, folder in read_pairs("--vae", named):
         if part not in folders:
             refuse(f"--vae must name one of {', '.join(parts) or 'no parts'}, got {part!r}; {recipe.name} has no other")
@@ -242,33 +234,11 @@ def read_pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
 
 def read_heads(names: Sequence[str]) -> list[HrirSet]:
     """Read heads at 16 kHz: SOFA files, or "analytic" for the computed sphere, which is also the default."""
-    return [_head(None if name == "analytic" else Path(name), 16_000) for name in names or ("analytic",)]
+    return [head_at(None if name == "analytic" else Path(name), 16_000) for name in names or ("analytic",)]
 
 
-def _head(sofa: Path | None, sample_rate: int) -> HrirSet:
+def head_at(sofa: Path | None, sample_rate: int) -> HrirSet:
+    """Read a head at a sample rate; the computed sphere where no file is named."""
     from dualspec.audio.hrir import load_sofa, spherical_head
 
     return spherical_head(sample_rate=sample_rate) if sofa is None else load_sofa(sofa, sample_rate=sample_rate)
-
-
-def _print_summary(summary: PrepareSummary, output: Path) -> None:
-    rows = [
-        [corpus, split, licence, str(count)]
-        for corpus, splits in sorted(summary.counts.items())
-        for split, licences in sorted(splits.items())
-        for licence, count in sorted(licences.items())
-    ]
-    print_table(["corpus", "split", "licence", "clips"], rows)
-    rejects = [
-        [corpus, reason, str(count)]
-        for corpus, reasons in sorted(summary.rejects.items())
-        for reason, count in sorted(reasons.items())
-    ]
-    if rejects:
-        print()
-        print_table(["corpus", "left out because", "clips"], rejects)
-    print()
-    print(
-        f"{output}: {summary.num_clips} clips of {summary.num_recordings} recordings, "
-        f"{summary.duration_s / 3600:.2f} h, {summary.num_duplicates} with the samples of another"
-    )

@@ -21,6 +21,7 @@ from dualspec.data.listings import (
     licence_code,
     read_csv,
     read_number,
+    read_vocabulary,
 )
 from dualspec.data.manifest import SPLITS, Split
 
@@ -212,86 +213,112 @@ def read_urbansound8k(root: Path) -> Iterator[SourceClip]:
 
 
 def read_fsd50k(root: Path) -> Iterator[SourceClip]:
-    """FSD50K: `FSD50K.ground_truth/{dev,eval}.csv`, `FSD50K.{dev,eval}_audio/<id>.wav`.
+    """FSD50K: `FSD50K.ground_truth/{dev,eval,vocabulary}.csv`, `FSD50K.{dev,eval}_audio/<id>.wav`.
 
-    Licences and authors come from `FSD50K.metadata/{dev,eval}_clips_info_FSD50K.json`. Labels are propagated upwards in
-    the ontology; they are put into an order from specific to general.
+    dev.csv holds fname, labels, mids and split (train, val), eval.csv the first three, vocabulary.csv, which has no
+    header, index, label and mid. Licences (URLs) and uploaders come from
+    `FSD50K.metadata/{dev,eval}_clips_info_FSD50K.json`. Labels are propagated upwards in the ontology; they are put
+    into an order from specific to general.
     """
-    tables = {
-        part: list(read_csv(root / "FSD50K.ground_truth" / f"{part}.csv", ("fname", "labels")))
-        for part in ("dev", "eval")
-    }
+    truth = root / "FSD50K.ground_truth"
+    columns = {"dev": ("fname", "labels", "split"), "eval": ("fname", "labels")}
+    tables = {part: list(read_csv(truth / f"{part}.csv", columns[part])) for part in columns}
     order = LabelOrder([row["labels"].split(",") for table in tables.values() for _, row in table])
+    known = read_vocabulary(truth / "vocabulary.csv")
+    splits: dict[str, Split] = {"train": "train", "val": "valid", "eval": "test"}
     for part, table in tables.items():
         info = clip_info(root / "FSD50K.metadata" / f"{part}_clips_info_FSD50K.json")
         for where, row in table:
-            number = read_number(row["fname"], "fname", where)
+            number, split, labels = read_number(row["fname"], "fname", where), row.get("split", part), row["labels"]
+            unknown = sorted(set(labels.split(",")) - known) if known else []
+            if split not in splits or unknown:
+                raise ValueError(
+                    f"{where}: split must be train or val and labels be in vocabulary.csv, got {split!r}, {unknown}; "
+                    "restore the original file"
+                )
             licence, author = info.get(number, ("unknown", ""))
             yield SourceClip(
                 path=find_audio(root / f"FSD50K.{part}_audio", f"{number}.wav", where),
                 corpus="fsd50k",
                 clip_id=number,
                 recording=f"freesound:{number}",
-                labels=tuple(clean_label(label) for label in order.specific_first(row["labels"].split(","))),
+                labels=tuple(clean_label(label) for label in order.specific_first(labels.split(","))),
                 licence=licence,
                 attribution=freesound_credit(number, author, "FSD50K"),
+                split_hint=splits[split],
             )
 
 
 def read_arca23k(root: Path) -> Iterator[SourceClip]:
-    """ARCA23K: `ARCA23K.ground_truth/{train,val,test}.csv` (fname, label, mid), `ARCA23K.audio/<id>.wav`.
+    """ARCA23K: `ARCA23K.ground_truth/train.csv` (fname, label, mid), `ARCA23K.audio/<id>.wav`.
 
-    Licences and authors come from JSON files of clip infos in `ARCA23K.metadata`, laid out as those of FSD50K; without
-    them the licence is "unknown". The validation and test lists point to clips of FSD50K; they are yielded only where
-    the audio lies in `ARCA23K.audio`, so that reading both corpora does not read these clips twice.
+    These are the clips that are its own. Its validation and test lists name clips of FSD50K, whose audio is not part of
+    it: the reader of FSD50K has them. Licences and authors come from the JSON files of clip infos in
+    `ARCA23K.metadata`; without them the licence is "unknown".
     """
     info: dict[str, tuple[str, str]] = {}
     for path in sorted((root / "ARCA23K.metadata").glob("*.json")):
         info |= clip_info(path)
-    for part in ("train", "val", "test"):
-        for where, row in read_csv(root / "ARCA23K.ground_truth" / f"{part}.csv", ("fname", "label")):
-            number = read_number(row["fname"], "fname", where)
-            path = find_audio(root / "ARCA23K.audio", f"{number}.wav", where)
-            if part != "train" and not path.is_file():
-                continue
-            licence, author = info.get(number, ("unknown", ""))
-            yield SourceClip(
-                path=path,
-                corpus="arca23k",
-                clip_id=number,
-                recording=f"freesound:{number}",
-                labels=(clean_label(row["label"]),),
-                licence=licence,
-                attribution=freesound_credit(number, author, "ARCA23K"),
-            )
+    for where, row in read_csv(root / "ARCA23K.ground_truth" / "train.csv", ("fname", "label")):
+        number = read_number(row["fname"], "fname", where)
+        licence, author = info.get(number, ("unknown", ""))
+        yield SourceClip(
+            path=find_audio(root / "ARCA23K.audio", f"{number}.wav", where),
+            corpus="arca23k",
+            clip_id=number,
+            recording=f"freesound:{number}",
+            labels=(clean_label(row["label"]),),
+            licence=licence,
+            attribution=freesound_credit(number, author, "ARCA23K"),
+            split_hint="train",
+        )
 
 
 def read_folder(root: Path) -> Iterator[SourceClip]:
-    """A plain folder with `labels.csv`: columns file, label, and as wanted licence, recording, split, attribution.
+    """Clips of your own: folders named by label, `<label>/**/<clip>`, or any tree with `labels.csv`.
 
-    Several labels are separated by semicolons. Without `recording` every file is its own recording; "freesound:<id>"
-    joins it with the same recording in other corpora.
+    The list has the columns file, label, and as wanted licence, recording, split, attribution. Several labels are
+    separated by semicolons. Without `recording` every file is its own recording; "freesound:<id>" joins it with the
+    same recording in other corpora.
+
+    Raises:
+        FileNotFoundError: There is neither a list nor a sound in a folder of its own.
     """
+    if (root / "labels.csv").exists():
+        yield from _listed_folder(root)
+        return
+    files = sorted(path for path in root.glob("[!.]*/**/[!.]*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"{root} must hold LABEL/CLIP.wav files or labels.csv, got neither; check the path")
+    for path in files:
+        file = path.relative_to(root).as_posix()
+        yield _own_clip(path, file, {"label": path.relative_to(root).parts[0]}, file)
+
+
+def _listed_folder(root: Path) -> Iterator[SourceClip]:
     for where, row in read_csv(root / "labels.csv", ("file", "label")):
-        path = find_audio(root, row["file"], where)
-        clip_id = PurePosixPath(row["file"]).with_suffix("").as_posix()
-        labels = tuple(label for label in (clean_label(part) for part in row["label"].split(";")) if label)
-        split = row.get("split", "").strip() or None
-        if not labels or (split is not None and split not in SPLITS):
-            raise ValueError(
-                f"{where}: label must not be empty and split be one of {SPLITS}, got {row}; correct the line"
-            )
-        recording = row.get("recording", "").strip() or clip_id
-        yield SourceClip(
-            path=path,
-            corpus="folder",
-            clip_id=clip_id,
-            recording=recording if re.fullmatch(r"\w+:.+", recording) else f"folder:{recording}",
-            labels=labels,
-            licence=licence_code(row.get("licence", "")),
-            attribution=row.get("attribution", "").strip() or f"{row['file']}, own collection",
-            split_hint=split,  # type: ignore[arg-type]  # checked above
+        yield _own_clip(find_audio(root, row["file"], where), row["file"], row, where)
+
+
+def _own_clip(path: Path, file: str, row: Mapping[str, str], where: str) -> SourceClip:
+    clip_id = PurePosixPath(file).with_suffix("").as_posix()
+    labels = tuple(label for label in (clean_label(part) for part in row["label"].split(";")) if label)
+    split = row.get("split", "").strip() or None
+    if not labels or (split is not None and split not in SPLITS):
+        raise ValueError(
+            f"{where}: label must not be empty and split be one of {SPLITS}, got {dict(row)}; correct the line"
         )
+    recording = row.get("recording", "").strip() or clip_id
+    return SourceClip(
+        path=path,
+        corpus="folder",
+        clip_id=clip_id,
+        recording=recording if re.fullmatch(r"\w+:.+", recording) else f"folder:{recording}",
+        labels=labels,
+        licence=licence_code(row.get("licence", "")),
+        attribution=row.get("attribution", "").strip() or f"{file}, own collection",
+        split_hint=split,  # type: ignore[arg-type]  # checked above
+    )
 
 
 READERS: Mapping[str, Callable[[Path], Iterator[SourceClip]]] = {

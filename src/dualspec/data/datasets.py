@@ -4,7 +4,7 @@ Nothing here is random: rendering, crops and prompts are the task's business.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -57,6 +57,7 @@ def load_clips(
     *,
     num_samples: int = 81_920,
     max_clips: int | None = None,
+    only: Collection[str] | None = None,
     device: str | torch.device = "cpu",
 ) -> ClipBank:
     """Load the first samples of every clip of a split, zero-padded; every clip is checked against its SHA-256.
@@ -66,6 +67,7 @@ def load_clips(
         split: "train", "valid" or "test".
         num_samples: Length of every clip in the bank, samples (81,920 are 5.12 s at 16 kHz).
         max_clips: Keep this many clips, chosen by the hash of their ids; None keeps all.
+        only: Keep the clips with these ids; None keeps all.
         device: Where the bank lives.
 
     Raises:
@@ -76,6 +78,11 @@ def load_clips(
     """
     manifest_dir = Path(manifest_dir)
     rows = _choose(read_manifest(manifest_dir), split, max_clips)
+    if only is not None:
+        missing = sorted(set(only) - {row.id for row in rows})
+        if missing:
+            raise ValueError(f"only must name {split} clips of {manifest_dir}, got {missing[0]!r}; select them again")
+        rows = [row for row in rows if row.id in only]
     waveforms = torch.zeros(len(rows), num_samples, dtype=torch.int16)
     sample_rate = 0
     by_shard: dict[str, list[int]] = {}

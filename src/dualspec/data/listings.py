@@ -93,6 +93,17 @@ def read_csv(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[st
             ) from error
 
 
+def read_vocabulary(path: Path) -> set[str]:
+    """Read the labels of a vocabulary without header: index, label, mid; empty without the file."""
+    if not path.is_file():
+        return set()
+    with open(path, encoding="utf-8-sig", newline="") as stream:
+        rows = list(csv.reader(stream))
+    if not rows or any(len(row) != 3 for row in rows):
+        raise ValueError(f"{path} must hold index, label and mid in every line, got others; restore the original file")
+    return {row[1] for row in rows}
+
+
 def find_audio(folder: Path, file_name: str, where: str) -> Path:
     """Return the listed file, or one of the same stem in another container; the listed path where there is none."""
     relative = PurePosixPath(file_name)
@@ -128,16 +139,23 @@ def esc50_credits(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def clip_info(path: Path) -> dict[str, tuple[str, str]]:
-    """Read licence and author of each clip from a JSON object of clip infos; empty without the file."""
+    """Read licence and author of each clip from JSON; empty without the file.
+
+    Args:
+        path: an object of infos by clip id (FSD50K), or a list of infos with "id"; each has "license", a URL or a name,
+            and "uploader" (FSD50K) or "username" (Freesound's own word).
+    """
     if not path.is_file():
         return {}
     data = read_json(path, max_bytes=_MAX_METADATA_BYTES)
-    if not isinstance(data, dict) or not all(isinstance(info, dict) for info in data.values()):
+    listed = isinstance(data, list) and all(isinstance(info, dict) and "id" in info for info in data)
+    infos = {info["id"]: info for info in data} if listed else data
+    if not isinstance(infos, dict) or not all(isinstance(info, dict) for info in infos.values()):
         raise ValueError(f"{path} must map clip ids to their infos, got something else; restore the original file")
     return {
         str(number): (
             licence_code(str(info.get("license", ""))),
             str(info.get("uploader") or info.get("username") or ""),
         )
-        for number, info in data.items()
+        for number, info in infos.items()
     }

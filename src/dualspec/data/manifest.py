@@ -1,8 +1,10 @@
 """The manifest of a prepared corpus: one JSON line per clip, read and written strictly."""
 
 import json
+import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +18,7 @@ SUMMARY_NAME = "summary.json"
 MAX_LINE_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ManifestRow:
     """One clip of a prepared corpus."""
 
@@ -55,11 +57,11 @@ class ManifestRow:
             )
         if self.num_samples < 1 or self.offset < 0 or len(self.sha256) != 64:
             raise ValueError(f"num_samples, offset and sha256 must be possible, got row {self.id!r}; prepare it again")
-        if Path(self.shard).is_absolute() or ".." in Path(self.shard).parts:
+        if not _lies_beside(self.shard):
             raise ValueError(f"shard must lie beside the manifest, got {self.shard!r}; prepare the corpus again")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RejectRow:
     """One clip that was left out, and why."""
 
@@ -87,11 +89,22 @@ _FIELD_KINDS: dict[str, type] = {
     "shard": str,
     "offset": int,
 }
+_REPEATED = ("corpus", "licence", "split", "shard")
+
+
+@lru_cache(maxsize=1024)
+def _lies_beside(shard: str) -> bool:
+    return not Path(shard).is_absolute() and ".." not in Path(shard).parts
+
+
+def to_dict(row: ManifestRow | RejectRow) -> dict[str, Any]:
+    """Return the fields of a row in their order."""
+    return {name: getattr(row, name) for name in row.__dataclass_fields__}
 
 
 def to_line(row: ManifestRow | RejectRow) -> str:
     """Write a row as one JSON line with its fields in their order."""
-    line = json.dumps(asdict(row), ensure_ascii=False, separators=(", ", ": "), allow_nan=False)
+    line = json.dumps(to_dict(row), ensure_ascii=False, separators=(", ", ": "), allow_nan=False)
     if len(line.encode()) > MAX_LINE_BYTES:
         raise ValueError(f"row must fit in {MAX_LINE_BYTES} bytes, got {row.id!r}; shorten its labels or attribution")
     return line
@@ -109,6 +122,9 @@ def row_from_dict(data: Any, where: str) -> ManifestRow:
         if type(values[name]) is not kind:
             what = "list of str" if kind is tuple else kind.__name__
             raise ValueError(f"{where}: {name} must be {what}, got {values[name]!r}; prepare the corpus again")
+    for name in _REPEATED:  # one string for all rows that share it
+        values[name] = sys.intern(values[name])
+    values["labels"] = tuple(map(sys.intern, values["labels"]))
     try:
         return ManifestRow(**values)
     except ValueError as error:
@@ -136,7 +152,7 @@ def read_manifest(path: str | Path) -> list[ManifestRow]:
     path = Path(path)
     path = path / MANIFEST_NAME if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"{path} must be a manifest, got none; run `dualspec data prepare` first")
+        raise FileNotFoundError(f"{path} must be a manifest, got none; run `dualspec prepare` first")
     rows = [row_from_dict(parse_json(line, where), where) for where, line in json_lines(path)]
     seen: set[str] = set()
     for row in rows:

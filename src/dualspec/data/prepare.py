@@ -136,7 +136,8 @@ def assign_splits(clips: Sequence[SourceClip]) -> dict[str, Split]:
 
     A recording is tested when a corpus' own partition says so, or, where the corpus gives none, when
     int(sha256(id)[:8], 16) % 10 == 0 for the part of the recording behind the colon. Where its clips disagree, test
-    wins over valid and valid over train.
+    wins over valid and valid over train. Where none is tested, as may happen with a few clips, the recording with the
+    smallest hash is, so that something is held out.
 
     Args:
         clips: Clips of all corpora.
@@ -149,12 +150,17 @@ def assign_splits(clips: Sequence[SourceClip]) -> dict[str, Split]:
     for clip in clips:
         split = clip.split_hint or _hashed_split(clip.recording)
         splits[clip.recording] = max(split, splits.get(clip.recording, split), key=rank.__getitem__)
+    if "test" not in splits.values() and len(splits) > 1:
+        splits[min(splits, key=_recording_hash)] = "test"
     return splits
 
 
 def _hashed_split(recording: str) -> Split:
-    digest = hashlib.sha256(recording.split(":", 1)[1].encode()).hexdigest()
-    return "test" if int(digest[:8], 16) % 10 == 0 else "train"
+    return "test" if _recording_hash(recording) % 10 == 0 else "train"
+
+
+def _recording_hash(recording: str) -> int:
+    return int(hashlib.sha256(recording.split(":", 1)[1].encode()).hexdigest()[:8], 16)
 
 
 def _check_settings(

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dualspec.audio.waveform import AudioFileError, Pcm16Writer, from_pcm16, read_waveform, resample, to_pcm16
 from dualspec.data.corpora import SourceClip
-from dualspec.data.manifest import ManifestRow, RejectRow, Split
+from dualspec.data.manifest import ManifestRow, RejectRow, Split, to_dict
 from dualspec.files import write_text_atomic
 
 SILENCE_PEAK = 8  # int16 units: -72 dBFS; a clip below it has less than four bits left
@@ -101,7 +101,7 @@ def build_shard(task: ShardTask) -> None:
             rows.append(_row(clip, split, pcm, task, writer.append(pcm)))
             if task.render_to is not None:
                 _render(clip, pcm, task)
-    content = {"key": task.key, "rows": [asdict(row) for row in rows], "rejects": [asdict(row) for row in rejects]}
+    content = {"key": task.key, "rows": [to_dict(row) for row in rows], "rejects": [to_dict(row) for row in rejects]}
     write_text_atomic(task.journal, json.dumps(content) + "\n")
 
 

@@ -175,7 +175,7 @@ class DiffusionTask:
     ) -> list[str]:
         """Draw descriptor, wording and one of several labels for each clip from the clip's own generator."""
         prompts, azimuths_deg = [], source.azimuths_deg.tolist()
-        rows = zip(indices.tolist(), directions.tolist(), random.row_generators(), strict=True)
+        rows = zip(source.clips_of(indices).tolist(), directions.tolist(), random.row_generators(), strict=True)
         for index, direction, generator in rows:
             labels = source.bank.labels[index]
             labels = (labels,) if isinstance(labels, str) else labels

@@ -12,6 +12,8 @@ import torch
 from dualspec.audio.hrir import HrirSet
 from dualspec.config import load_json, save_json, to_dict
 from dualspec.data.datasets import load_clips
+from dualspec.data.manifest import read_manifest
+from dualspec.data.selection import read_pairs
 from dualspec.diffusion.variant import VariantConfig
 from dualspec.files import read_json, write_text_atomic
 from dualspec.latents.vae import SpectrogramVae, VaeConfig
@@ -40,6 +42,7 @@ def build_task(
     num_bank_samples: int,
     vae_folders: dict[str, Path],
     max_clips: int | None = None,
+    pairs: Path | None = None,
 ) -> Task:
     """Load the clips and build the task of a recipe.
 
@@ -51,16 +54,25 @@ def build_task(
         num_bank_samples: samples kept of each clip.
         vae_folders: weights folders of a variant's VAEs by part name (diffusion only).
         max_clips: keep only so many training clips.
+        pairs: list of the clips and their directions (`dualspec prepare --select`); without it every clip is taken, and
+            its direction drawn at each visit.
 
     Raises:
         FileNotFoundError: a VAE that the variant needs has not been trained.
     """
     bank_samples = max(num_bank_samples, config.render.num_samples)
-    train_bank = load_clips(manifest_dir, "train", num_samples=bank_samples, device=device, max_clips=max_clips)
-    test_bank = load_clips(manifest_dir, "test", num_samples=bank_samples, device=device, max_clips=256)
-    source = BinauralSource(train_bank, heads, config.render)
+    chosen = read_pairs(pairs) if pairs is not None else None
+    only = {pair.clip for pair in chosen} if chosen is not None else None
+    train_bank = load_clips(
+        manifest_dir, "train", num_samples=bank_samples, device=device, max_clips=max_clips, only=only
+    )
+    has_valid = any(row.split == "valid" for row in read_manifest(manifest_dir))
+    held_out_bank = load_clips(
+        manifest_dir, "valid" if has_valid else "test", num_samples=bank_samples, device=device, max_clips=256
+    )
+    source = BinauralSource(train_bank, heads, config.render, chosen)
     held_out = BinauralSource(
-        test_bank, heads, replace(config.render, random_crop=False, max_shift_s=0.0, gain_range_db=0.0)
+        held_out_bank, heads, replace(config.render, random_crop=False, max_shift_s=0.0, gain_range_db=0.0)
     )
     if isinstance(config, VaeTaskConfig):
         return VaeTask(config, source, held_out)

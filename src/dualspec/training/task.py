@@ -13,6 +13,7 @@ from dualspec.audio.azimuth import sector_grid_deg
 from dualspec.audio.binaural import normalize_peak, render
 from dualspec.audio.hrir import HrirMethod, HrirSet
 from dualspec.data.datasets import ClipBank, batch_indices
+from dualspec.data.selection import Pair
 
 Batch = dict[str, Any]
 Logs = dict[str, Tensor]
@@ -119,33 +120,57 @@ class BinauralSource:
         bank: the mono clips.
         heads: the head, or several from which one is drawn per clip, at the clips' sample rate.
         config: crop, directions, level.
+        pairs: what an index means, clip and direction; without them it is a clip, and its direction is drawn.
     """
 
-    def __init__(self, bank: ClipBank, heads: HrirSet | Sequence[HrirSet], config: RenderConfig) -> None:
+    def __init__(
+        self,
+        bank: ClipBank,
+        heads: HrirSet | Sequence[HrirSet],
+        config: RenderConfig,
+        pairs: Sequence[Pair] | None = None,
+    ) -> None:
         """Look up the directions once."""
         self.bank, self.config = bank, config
         self.azimuths_deg = torch.tensor(sector_grid_deg(config.num_azimuths), dtype=torch.float64)
         method: HrirMethod = "nearest" if config.num_azimuths == 12 else "interpolate"
         self.lengths = bank.lengths.cpu()
         heads = [heads] if isinstance(heads, HrirSet) else heads
-        pairs = [head.at(self.azimuths_deg, method=method) for head in heads]
-        num_taps = max(pair.shape[-1] for pair in pairs)
-        padded = [functional.pad(pair, (0, num_taps - pair.shape[-1])) for pair in pairs]
+        responses = [head.at(self.azimuths_deg, method=method) for head in heads]
+        num_taps = max(response.shape[-1] for response in responses)
+        padded = [functional.pad(response, (0, num_taps - response.shape[-1])) for response in responses]
         self.hrirs = torch.stack(padded).to(bank.waveforms.device)  # (H, A, 2, K)
+        self.pairs = None if pairs is None else self._places(pairs)  # (N, 2) clip and direction index
+
+    def _places(self, pairs: Sequence[Pair]) -> Tensor:
+        clips = {name: index for index, name in enumerate(self.bank.ids)}
+        directions = {azimuth: index for index, azimuth in enumerate(self.azimuths_deg.tolist())}
+        for pair in pairs:
+            if pair.clip not in clips or pair.azimuth_deg not in directions:
+                raise ValueError(
+                    f"pairs must name clips of the split at {len(directions)} even azimuths, got {pair.clip} at "
+                    f"{pair.azimuth_deg:g}; select them from this corpus"
+                )
+        return torch.tensor([(clips[pair.clip], directions[pair.azimuth_deg]) for pair in pairs])
 
     def __len__(self) -> int:
-        """Return the number of mono clips."""
-        return len(self.bank)
+        """Return the number of clips, or of pairs where there are some."""
+        return len(self.bank) if self.pairs is None else len(self.pairs)
+
+    def clips_of(self, indices: Tensor) -> Tensor:
+        """Return the places in the bank (B,) that indices (B,) stand for."""
+        return indices if self.pairs is None else self.pairs[indices, 0]
 
     def draw(self, indices: Tensor, random: StepRandom) -> tuple[Tensor, Tensor]:
         """Return two-eared clips (B, 2, S) of clip indices (B,) and the direction index (B,) drawn for each."""
-        directions, heads = self.draw_directions(random)
+        directions, heads = self.draw_directions(indices, random)
         binaural = render(self.crop(indices, random), self.hrirs[heads, directions])
         return self.level(binaural, random.uniform()), directions.cpu()
 
-    def draw_directions(self, random: StepRandom) -> tuple[Tensor, Tensor]:
+    def draw_directions(self, indices: Tensor, random: StepRandom) -> tuple[Tensor, Tensor]:
         """Return the direction index and the head index (B,) of each clip, on the device."""
-        directions = random.integers(len(self.azimuths_deg))
+        drawn = random.integers(len(self.azimuths_deg))
+        directions = drawn if self.pairs is None else self.pairs[indices, 1]
         heads = random.integers(len(self.hrirs)) if len(self.hrirs) > 1 else torch.zeros_like(directions)
         return directions.to(self.hrirs.device), heads.to(self.hrirs.device)
 
@@ -153,6 +178,7 @@ class BinauralSource:
         """Return mono clips (B, S) in [-1, 1], cropped and shifted as the config says."""
         num_samples, stored = self.config.num_samples, self.bank.waveforms.shape[1]
         uniform_crop, uniform_shift = random.uniform(), random.uniform()
+        indices = self.clips_of(indices)
         waveform = self.bank.waveforms[indices.to(self.bank.waveforms.device)]
         if self.config.random_crop and stored > num_samples:
             room = (self.lengths[indices] - num_samples).clamp(min=0)

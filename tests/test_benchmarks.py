@@ -1,0 +1,37 @@
+"""The measuring scripts run, on a few made-up clips, and their figures hang together."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_corpus_throughput(tmp_path: Path) -> None:
+    module = script("corpus_throughput")
+    result = module.measure(module.made_up(tmp_path, 40), tmp_path)
+    shards, files = (
+        result[name]["clips_per_s"] for name in ("rendered_from_shards_in_random_order", "read_from_ready_stereo_files")
+    )
+    assert result["shards_against_files"] == pytest.approx(shards / files)
+    assert result["rendered_from_memory"]["times_real_time"] > 50
+    assert result["disk"]["stereo_bytes_per_clip_second_and_direction"] == pytest.approx(64_000, rel=0.01)
+    assert result["disk"]["shards_bytes_per_clip_second"] < 32_000
+
+
+def test_a_manifest_row_costs_a_kilobyte_whatever_their_number(tmp_path: Path) -> None:
+    module = script("corpus_throughput")
+    facts = module.manifest_facts(tmp_path, 20_000)
+    assert facts["rows"] == 20_000 and facts["bytes_in_memory_per_row"] < 1_200

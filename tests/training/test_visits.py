@@ -1,0 +1,171 @@
+"""What a training step sees of a clip: which pair, which crop, which words; all of it from (seed, step) alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dualspec.audio.binaural import normalize_peak, render
+from dualspec.data.datasets import ClipBank, batch_indices, load_clips
+from dualspec.data.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from dualspec.data.selection import Pair, select_pairs, write_pairs
+from dualspec.latents.vae import SpectrogramVae
+from dualspec.recipes import VAE_ROOMS, get_recipe, vae_configs
+from dualspec.text.encoder import build_text_encoder
+from dualspec.text.prompts import parse_prompt
+from dualspec.training.diffusion_task import DiffusionTask, DiffusionTaskConfig
+from dualspec.training.run import build_task
+from dualspec.training.task import BinauralSource, RenderConfig, StepRandom
+
+VARIANTS = ("mel_base", "stft_base", "dualspec", "dualspec_d", "dualspec_p")
+
+
+def step(number: int, count: int, rows: slice = slice(None), seed: int = 0) -> StepRandom:
+    return StepRandom(seed, number, rows, count)
+
+
+def long_bank(num_clips: int = 4, num_samples: int = 30_000, heard: int = 25_000) -> ClipBank:
+    """Clips whose samples count up, so that a crop tells where it began; zeros follow what is heard."""
+    ramp = torch.arange(1, num_samples + 1, dtype=torch.int16)
+    ramp[heard:] = 0
+    ids = [str(index) for index in range(num_clips)]
+    return ClipBank(
+        waveforms=ramp.expand(num_clips, -1).clone(),
+        lengths=torch.full((num_clips,), heard),
+        labels=[("dog", "animal", "pet")] * num_clips,
+        ids=ids,
+        rows=[],
+        sample_rate=16_000,
+    )
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pair_is_heard_from_its_own_direction(corpus: Path, head: Any) -> None:
+    bank = load_clips(corpus, "train", num_samples=10_240)
+    pairs = [Pair(clip=bank.ids[index % len(bank)], azimuth_deg=30.0 * (5 * index % 12)) for index in range(24)]
+    source = BinauralSource(bank, head, RenderConfig(num_samples=10_240), pairs)
+    assert len(source) == 24
+    indices = torch.tensor([3, 17, 8, 23])
+    clips, directions = source.draw(indices, step(0, 4))
+    assert torch.equal(directions, 5 * indices % 12)
+    mono = bank.float_waveforms(indices % len(bank))
+    expected = render(mono, head.at(30.0 * directions.double()))
+    assert torch.allclose(clips, normalize_peak(expected), atol=1e-5)
+    assert torch.equal(source.draw(indices, step(99, 4))[1], directions), "another step, the same directions"
+
+
+def test_a_list_is_trained_on_as_it_stands(corpus: Path, head: Any, tmp_path: Path) -> None:
+    """Every pair once in an epoch; only the clips of the list are read; pairs of elsewhere are refused."""
+    pairs = select_pairs(corpus, "train", 20, seed=1)
+    write_pairs(tmp_path / "pairs.jsonl", pairs)
+    recipe = get_recipe("tiny/mel_vae")
+    options: dict[str, Any] = {"device": "cpu", "num_bank_samples": 10_240, "vae_folders": {}}
+    task: Any = build_task(recipe.task, corpus, head, pairs=tmp_path / "pairs.jsonl", **options)
+    assert task.num_clips == 20 and set(task.source.bank.ids) == {pair.clip for pair in pairs}
+    seen = Counter()
+    for number in range(5):
+        indices = batch_indices(task.num_clips, 4, number, seed=0)
+        names = [task.source.bank.ids[place] for place in task.source.clips_of(indices)]
+        azimuths = task.source.azimuths_deg[task.source.draw(indices, step(number, 4))[1]].tolist()
+        seen.update(Pair(clip=name, azimuth_deg=azimuth) for name, azimuth in zip(names, azimuths, strict=True))
+    assert seen == Counter(pairs)
+    for wrong in (Pair(clip="folder/none", azimuth_deg=0.0), select_pairs(corpus, "test", 1, seed=0)[0]):
+        write_pairs(tmp_path / "pairs.jsonl", [*pairs, wrong])
+        with pytest.raises(ValueError, match=f"must name train clips of .*{wrong.clip}"):
+            build_task(recipe.task, corpus, head, pairs=tmp_path / "pairs.jsonl", **options)
+    write_pairs(tmp_path / "pairs.jsonl", [replace(pairs[0], azimuth_deg=15.0)])
+    with pytest.raises(ValueError, match=r"12 even azimuths, got .* at 15"):
+        build_task(recipe.task, corpus, head, pairs=tmp_path / "pairs.jsonl", **options)
+
+
+def test_a_corpus_with_a_valid_split_is_validated_on_it(corpus: Path, head: Any, tmp_path: Path) -> None:
+    rows = read_manifest(corpus)
+    moved = next(row for row in rows if row.split == "train")
+    write_manifest(tmp_path / MANIFEST_NAME, [replace(row, split="valid") if row is moved else row for row in rows])
+    (tmp_path / "shards").symlink_to(corpus / "shards")
+    options: dict[str, Any] = {"device": "cpu", "num_bank_samples": 10_240, "vae_folders": {}}
+    for folder, held_out in ((tmp_path, [moved.id]), (corpus, [row.id for row in rows if row.split == "test"])):
+        task: Any = build_task(get_recipe("tiny/mel_vae").task, folder, head, **options)
+        assert task.held_out.bank.ids == held_out
+
+
+# --- crops ------------------------------------------------------------------------------------------------------------
+
+
+def test_vaes_hear_crops_from_anywhere_and_everything_else_the_beginning(head: Any) -> None:
+    bank, indices = long_bank(), torch.arange(4)
+    anywhere = BinauralSource(bank, head, RenderConfig(num_samples=10_000, random_crop=True))
+    starts = torch.cat([anywhere.crop(indices, step(number, 4))[:, 0] * 32_768 for number in range(500)])
+    assert starts.min() >= 1 and starts.max() <= 15_001, "no crop reaches into the padding"
+    assert starts.min() < 150 and starts.max() > 14_850 and starts.mean() == pytest.approx(7_500, rel=0.05)
+    for part in (slice(0, 2), slice(2, 4)):  # the same crops on two processes
+        whole = anywhere.crop(indices, step(7, 4))
+        assert torch.equal(anywhere.crop(indices[part], step(7, 4, part)), whole[part])
+    assert not torch.equal(anywhere.crop(indices, step(7, 4)), anywhere.crop(indices, step(8, 4)))
+    beginning = BinauralSource(bank, head, RenderConfig(num_samples=10_000))
+    assert torch.equal(beginning.crop(indices, step(7, 4)), bank.float_waveforms(indices)[:, :10_000])
+
+
+@pytest.mark.parametrize("size", ["paper", "paper-text", "mini"])
+def test_recipes_crop_as_the_paper_does(size: str) -> None:
+    """Section V-C: VAEs on crops of 5 s, diffusion on the first 5 s; 5.12 s are 81,920 samples."""
+    for room in VAE_ROOMS[:3]:
+        recipe = get_recipe(f"{size}/{room}")
+        assert recipe.task.render.random_crop
+        assert size == "mini" or (recipe.task.render.num_samples, recipe.num_bank_samples) == (81_920, 163_840)
+    for room in VARIANTS:
+        render_config = get_recipe(f"{size}/{room}").task.render
+        assert not render_config.random_crop and render_config.num_samples == 81_920
+        assert render_config.max_shift_s == 0.0
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def task(head: Any) -> DiffusionTask:
+    config = get_recipe("tiny/dualspec").task
+    assert isinstance(config, DiffusionTaskConfig)
+    vaes = {part: SpectrogramVae(own) for part, own in vae_configs("tiny/dualspec", "dualspec").items()}
+    source = BinauralSource(long_bank(12), head, config.render)
+    return DiffusionTask(config, source, source, vaes, build_text_encoder(config.variant.text_encoder))
+
+
+def words(task: DiffusionTask, number: int, rows: slice = slice(None), seed: int = 0) -> list[str]:
+    indices, random = torch.arange(12)[rows], step(number, 12, rows, seed)
+    _, directions = task.source.draw(indices, random)
+    return task._write_prompts(task.source, indices, directions, random)
+
+
+def test_words_are_a_function_of_seed_and_step(task: DiffusionTask) -> None:
+    whole = words(task, 5)
+    assert words(task, 5) == whole and words(task, 6) != whole and words(task, 5, seed=1) != whole
+    assert words(task, 5, slice(0, 5)) + words(task, 5, slice(5, 12)) == whole, "two processes write what one does"
+    state = torch.get_rng_state()
+    words(task, 7)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_each_visit_draws_style_label_and_direction_evenly(task: DiffusionTask) -> None:
+    """Section V-C: one of several labels at random, one of three descriptors at random."""
+    parsed = [parse_prompt(prompt) for number in range(150) for prompt in words(task, number)]
+    total = len(parsed)
+    labels = Counter(one.event.lower() for one in parsed)
+    styles = Counter(one.azimuth.style for one in parsed if one.azimuth is not None)
+    azimuths = Counter(one.azimuth.azimuth_deg for one in parsed if one.azimuth is not None)
+    assert (
+        set(labels) == {"dog", "animal", "pet"} and set(styles) == {"doa", "clock", "general"} and len(azimuths) == 12
+    )
+    for counts in (labels, styles, azimuths):
+        share = total / len(counts)
+        chi_square = sum((count - share) ** 2 / share for count in counts.values())
+        assert chi_square < 35, counts  # 11 degrees of freedom exceed it once in 4,000 draws; the draw is fixed
+    both = Counter((one.event, one.azimuth.style) for one in parsed if one.azimuth is not None)
+    assert len(both) == 9 and max(both.values()) < 1.3 * min(both.values()), "label and style do not hang together"
