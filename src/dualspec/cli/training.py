@@ -104,6 +104,10 @@ def train(
         )
     finally:
         processes.leave()
+    _say_how_it_ended(stop_signal, folder, processes)
+
+
+def _say_how_it_ended(stop_signal: int | None, folder: Path, processes: Processes) -> None:
     if stop_signal is not None:
         if processes.is_main:
             note(f"stopped by {signal.Signals(stop_signal).name}; the state is saved, --resume goes on")
