@@ -115,7 +115,9 @@ def _paper(room: str, layout: Layout, name: str) -> Recipe:
             optimizer=optimizer,
             discriminator_optimizer=optimizer,
         )
-        loop = LoopConfig(max_steps=steps, batch_size=16 * batch, lr_schedule="constant", ema_decay=0.0)
+        loop = LoopConfig(
+            max_steps=steps, batch_size=16 * batch, micro_batch=batch, lr_schedule="constant", ema_decay=0.0
+        )
         return Recipe(name=name, task=task, loop=loop, num_bank_samples=163_840)
     if room == "vocoder":
         loop = LoopConfig(max_steps=1_000_000, batch_size=16)
@@ -132,7 +134,7 @@ def _paper(room: str, layout: Layout, name: str) -> Recipe:
         pairing=pairing,
         sampling=SamplingConfig(sampler="ddpm", num_inference_steps=200),
     )
-    loop = LoopConfig(max_steps=156_250, batch_size=64, accumulate=8, ema_decay=0.0, warmup_steps=0)
+    loop = LoopConfig(max_steps=156_250, batch_size=64, micro_batch=2, ema_decay=0.0, warmup_steps=0)
     return Recipe(name=name, task=DiffusionTaskConfig(variant=config), loop=loop)
 
 

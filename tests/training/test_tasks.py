@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +18,6 @@ from dualspec.training.run import build_task, train
 from dualspec.training.task import BinauralSource, RenderConfig, StepRandom
 from dualspec.training.weights import read_notes, read_state
 
-ROOT = Path(__file__).resolve().parents[2]
 PARTS = VAE_ROOMS
 
 
@@ -239,27 +235,3 @@ def test_of_several_heads_one_is_drawn_per_clip(corpus, head):
     for row in range(12):
         pair = alone[heads[row]].hrirs[0, directions[row]]
         assert torch.allclose(clips[row], normalize_peak(render(mono[row : row + 1], pair[None]))[0], atol=1e-5)
-
-
-@pytest.mark.parametrize("room", ["mel_vae"])
-def test_two_processes_equal_one(corpus, tmp_path, room):
-    """Two gloo processes, half a batch each: the losses of one process (1e-4)."""
-    for name, launcher in (
-        ("one", [sys.executable]),
-        ("two", [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]),
-    ):
-        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-        script = [str(Path(__file__).with_name("run_tiny.py")), f"tiny/{room}", str(corpus), str(tmp_path / name)]
-        done = subprocess.run(
-            [*launcher, *script], env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-    logs = [
-        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
-        for name in ("one", "two")
-    ]
-    pairs = [(a, b) for a, b in zip(*logs, strict=True) if a["split"] == "train"]
-    loss = f"{'vae' if room == 'mel_vae' else room}_loss"
-    assert len(pairs) >= 3
-    for one, two in pairs[:2]:
-        assert two[loss] == pytest.approx(one[loss], rel=1e-4)

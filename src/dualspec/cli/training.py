@@ -116,7 +116,9 @@ def train(
     with usage():
         chosen = resolve_recipe(recipe, settings or (), max_minutes)
     folder = runs / chosen.name
-    if (folder / "task.json").exists() and not resume:
+    from dualspec.training.run_lock import holds_run
+
+    if holds_run(folder) and not resume:
         refuse(f"run folder must be new, got {folder}, which holds a run; add --resume or take other --runs")
     vae_folders = _vae_folders(chosen, runs, vae or ())
     import torch
@@ -179,6 +181,7 @@ def _train(
                 num_bank_samples=recipe.num_bank_samples,
                 vae_folders=vae_folders,
                 max_clips=max_clips,
+                held_out=recipe.loop.held_out,
             ),
             processes=processes,
             resume=resume,
