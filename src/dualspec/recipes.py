@@ -121,7 +121,8 @@ def _paper(room: str, layout: Layout, name: str) -> Recipe:
         return Recipe(name=name, task=task, loop=loop, num_bank_samples=163_840)
     if room == "vocoder":
         loop = LoopConfig(max_steps=1_000_000, batch_size=16)
-        return Recipe(name=name, task=VocoderTaskConfig(vocoder=HifiGanConfig()), loop=loop)
+        render = RenderConfig(num_samples=16_000, random_crop=True)  # whole mel frames
+        return Recipe(name=name, task=VocoderTaskConfig(vocoder=HifiGanConfig(), render=render), loop=loop)
     if room in LOCALIZER_ROOMS:
         return _localizer(name, LocalizerConfig(), LoopConfig(max_steps=20_000, batch_size=64))
     variant: VariantName = room  # type: ignore[assignment]

@@ -172,6 +172,26 @@ def test_other_seed_or_batch_does_not_resume(tmp_path):
         run(tmp_path, loop=replace(LOOP, seed=1), resume=True)
 
 
+def test_a_run_from_before_clips_were_held_out_is_told_how_to_go_on(tmp_path):
+    run(tmp_path)
+    state = list_checkpoints(tmp_path / "checkpoints")[-1] / "state.json"
+    document = json.loads(state.read_text())
+    num_clips = document["facts"].pop("num_clips")
+    state.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"resume with --set loop\.held_out=0"):
+        run(tmp_path, resume=True)
+    run(tmp_path, loop=replace(LOOP, held_out=0.0), resume=True)
+    document["facts"]["num_clips"] = num_clips - 1
+    state.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="must be the 9 of the run, got 10"):
+        run(tmp_path, resume=True)
+
+
+def test_settings_without_effect_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="checkpoint_activations must be false for these networks"):
+        Trainer(LineTask(), replace(LOOP, checkpoint_activations=True), tmp_path, Processes())
+
+
 def test_averaged_weights_are_lent_and_returned(tmp_path):
     trainer = run(tmp_path)
     own = trainer.task.phase.line.weight.detach().clone()

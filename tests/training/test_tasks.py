@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,6 +205,53 @@ def test_run_folder_is_never_overwritten(trained, corpus, head):
     other = override(get_recipe("tiny/mel_vae"), ["task.optimizer.lr=0.5"])
     with pytest.raises(ValueError, match="got other settings"):
         run(other, trained["mel_vae"].parent, corpus, head, resume=True)
+
+
+def test_an_attempt_that_left_no_checkpoint_is_no_run(corpus, head, tmp_path):
+    """Its first step failed: the same command, with or without --resume, with other settings or not, starts again."""
+    recipe = override(get_recipe("tiny/mel_vae"), ["loop.max_steps=2", "loop.log_every=1"])
+    folder = tmp_path / "run"
+
+    def broken(processes):
+        task = build_task(recipe.task, corpus, head, device="cpu", num_bank_samples=10_240, vae_folders={})
+        task.make_batch = lambda indices, random: 1 / 0
+        return task
+
+    for resume in (False, True):
+        with pytest.raises(ZeroDivisionError):
+            train(recipe.task, recipe.loop, folder, make_task=broken, processes=Processes(), resume=resume)
+        assert (folder / "task.json").exists()
+    (folder / "log.jsonl").write_text("of the attempt\n")
+    changed = override(recipe, ["task.optimizer.lr=1e-5"])
+    assert run(changed, folder, corpus, head).step == 2
+    assert [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()] == [1, 2, 2]
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(ValueError, match="has weights alone; --init takes those"):
+        run(changed, folder, corpus, head, resume=True)
+
+
+def test_compiling_reaches_a_vae(corpus, head, tmp_path, monkeypatch):
+    """It has no forward of its own: encoder and decoder are compiled. Same loss as without."""
+    compiled, called = torch.compile, []
+
+    def noting(function, **options):
+        inner = compiled(function, **options | {"backend": "eager"})
+
+        def noted(*args, **kwargs):
+            called.append(function.__name__)
+            return inner(*args, **kwargs)
+
+        return noted
+
+    monkeypatch.setattr(torch, "compile", noting)
+    losses = []
+    for setting in ("false", "true"):
+        recipe = override(get_recipe("tiny/mel_vae"), [f"loop.compile={setting}"])
+        torch.manual_seed(0)
+        task = build_task(recipe.task, corpus, head, device="cpu", num_bank_samples=10_240, vae_folders={})
+        losses.append(float(Trainer(task, recipe.loop, tmp_path, Processes())._step()["vae_loss"]))
+    assert set(called) == {"encode_moments", "decode_channels"}
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_missing_vae_is_named(corpus, head, tmp_path):
