@@ -38,6 +38,7 @@ ROOMS = (
         "roundtrip",
         "recipes",
         "accounting",
+        "forecast",
         "cascade",
         "cli",
         "web",

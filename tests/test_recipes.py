@@ -25,6 +25,19 @@ def test_paper_sizes_are_those_of_table_2(variant, printed):
     assert account(get_recipe(f"paper/{variant}")).total // 10**6 == printed
 
 
+@pytest.mark.parametrize(("variant", "millions"), [*zip(VARIANTS, (1317, 1430, 1541, 1430, 1541), strict=True)])
+def test_sizes_of_the_other_reading(variant, millions):
+    """The text of section VI-A: compression 4 for mel, 8 for the others; sums of parts that were counted by hand."""
+    assert account(get_recipe(f"paper-text/{variant}")).total // 10**6 == millions
+
+
+@pytest.mark.parametrize("size", ["paper", "mini", "tiny"])
+def test_a_vocoder_gives_back_as_many_samples_as_it_was_shown(size):
+    task = get_recipe(f"{size}/vocoder").task
+    num_samples = task.render.num_samples
+    assert task.vocoder.num_samples(task.vocoder.mel.num_frames(num_samples)) >= num_samples
+
+
 @pytest.mark.parametrize(
     ("room", "millions"),
     # counted layer by layer from the public configurations, not by this code
@@ -52,7 +65,8 @@ def test_section_6_settings():
     assert (vae.loop.max_steps, vae.loop.batch_size) == (1_200_000, 16 * 8)
     assert vae.task.optimizer.lr == 4.5e-6
     assert vae.task.loss.adversarial_start_step == 60_000
-    assert diffusion.loop.batch_size == 64
+    assert (vae.task.optimizer.weight_decay, vae.loop.lr_schedule) == (0.0, "constant")  # Adam
+    assert (diffusion.loop.batch_size, diffusion.loop.lr_schedule) == (64, "linear")
     assert diffusion.loop.max_steps == 200 * 50_000 // 64
     assert (diffusion.task.optimizer.lr, diffusion.task.optimizer.weight_decay) == (3e-5, 1e-2)
     assert (diffusion.task.variant.sampling.num_inference_steps, diffusion.task.variant.sampling.guidance_scale) == (

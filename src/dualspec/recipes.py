@@ -115,11 +115,14 @@ def _paper(room: str, layout: Layout, name: str) -> Recipe:
             optimizer=optimizer,
             discriminator_optimizer=optimizer,
         )
-        loop = LoopConfig(max_steps=steps, batch_size=16 * batch, lr_schedule="constant", ema_decay=0.0)
+        loop = LoopConfig(
+            max_steps=steps, batch_size=16 * batch, micro_batch=batch, lr_schedule="constant", ema_decay=0.0
+        )
         return Recipe(name=name, task=task, loop=loop, num_bank_samples=163_840)
     if room == "vocoder":
         loop = LoopConfig(max_steps=1_000_000, batch_size=16)
-        return Recipe(name=name, task=VocoderTaskConfig(vocoder=HifiGanConfig()), loop=loop)
+        render = RenderConfig(num_samples=16_000, random_crop=True)  # whole mel frames
+        return Recipe(name=name, task=VocoderTaskConfig(vocoder=HifiGanConfig(), render=render), loop=loop)
     if room in LOCALIZER_ROOMS:
         return _localizer(name, LocalizerConfig(), LoopConfig(max_steps=20_000, batch_size=64))
     variant: VariantName = room  # type: ignore[assignment]
@@ -132,7 +135,7 @@ def _paper(room: str, layout: Layout, name: str) -> Recipe:
         pairing=pairing,
         sampling=SamplingConfig(sampler="ddpm", num_inference_steps=200),
     )
-    loop = LoopConfig(max_steps=156_250, batch_size=64, accumulate=8, ema_decay=0.0, warmup_steps=0)
+    loop = LoopConfig(max_steps=156_250, batch_size=64, micro_batch=2, ema_decay=0.0, warmup_steps=0)
     return Recipe(name=name, task=DiffusionTaskConfig(variant=config), loop=loop)
 
 

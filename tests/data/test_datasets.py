@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualspec.data.corpora import CorpusSpec
-from dualspec.data.datasets import ClipDataset, batch_indices, load_clips
+from dualspec.data.datasets import ClipDataset, batch_indices, hold_out, load_clips
 from dualspec.data.manifest import read_manifest
 from dualspec.data.prepare import prepare
 
@@ -116,3 +117,30 @@ def test_the_order_is_a_function_of_seed_and_step_alone() -> None:
     assert torch.equal(torch.get_rng_state(), global_state)
     with pytest.raises(ValueError, match="must be at least 1"):
         batch_indices(0, 4, 0, 0)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.99])
+def test_recordings_are_held_out_whole_and_leave_something(corpus: Path, share: float) -> None:
+    rows = [replace(row, recording=f"x:{index // 2}") for index, row in enumerate(read_manifest(corpus))]
+    held = hold_out(rows, share)
+    before, after = (Counter(row.split for row in some) for some in (rows, held))
+    assert after["test"] == before["test"] and after["train"] + after["valid"] == before["train"]
+    kept, left = ({row.recording for row in held if row.split == split} for split in ("train", "valid"))
+    assert kept and left and not kept & left
+    num_recordings = len({row.recording for row in rows if row.split == "train"})
+    assert len(left) == min(max(1, round(share * num_recordings)), num_recordings - 1)
+    assert {row.id for row in hold_out(rows[::-1], share) if row.split == "valid"} == {
+        row.id for row in held if row.split == "valid"
+    }
+    assert hold_out(held, 0.9) == held  # a corpus with a split of its own keeps it
+
+
+def test_held_out_clips_are_loaded_as_valid(corpus: Path) -> None:
+    train, valid = (load_clips(corpus, split, held_out=0.2).ids for split in ("train", "valid"))
+    assert len(valid) == 1 and set(train) | set(valid) == set(load_clips(corpus, "train").ids)
+    rows = read_manifest(corpus)
+    assert hold_out(rows, 0.0) == rows
+    with pytest.raises(ValueError, match=r"held_out must be in \[0, 1\), got 1"):
+        hold_out(rows, 1)
+    with pytest.raises(ValueError, match="must be 0 for a corpus with one training recording"):
+        hold_out([row for row in rows if row.split == "train"][:1], 0.1)

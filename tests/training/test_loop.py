@@ -98,12 +98,12 @@ def test_resumed_run_equals_uninterrupted_run_bit_for_bit(tmp_path):
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     for key, value in whole.task.phase.state_dict().items():
         assert torch.equal(value, resumed.task.phase.state_dict()[key])
-    for key, value in whole.averages["line"].items():
-        assert torch.equal(value, resumed.averages["line"][key])
+    for key, value in whole.trained["line"].average.items():
+        assert torch.equal(value, resumed.trained["line"].average[key])
 
 
 def test_accumulation_equals_one_batch(tmp_path):
-    one, parts = run(tmp_path / "one"), run(tmp_path / "parts", loop=replace(LOOP, accumulate=2))
+    one, parts = run(tmp_path / "one"), run(tmp_path / "parts", loop=replace(LOOP, micro_batch=2))
     assert torch.allclose(one.task.phase.line.weight, parts.task.phase.line.weight, atol=1e-6)
 
 
@@ -151,7 +151,7 @@ def test_minutes_end_the_run_and_the_learning_rate(tmp_path):
     trainer = run(tmp_path, loop=loop)
     assert trainer.progress >= 1.0
     assert 0.6 <= trainer.state.elapsed_s < 5
-    assert trainer.optimizers["line"].param_groups[0]["lr"] < 0.01
+    assert trainer.trained["line"].optimizer.param_groups[0]["lr"] < 0.01
 
 
 def test_damaged_checkpoint_is_passed_over(tmp_path):
@@ -170,14 +170,32 @@ def test_other_seed_or_batch_does_not_resume(tmp_path):
     run(tmp_path)
     with pytest.raises(ValueError, match="must be those of the run"):
         run(tmp_path, loop=replace(LOOP, seed=1), resume=True)
-    with pytest.raises(ValueError, match="must be a multiple"):
-        Trainer(LineTask(), replace(LOOP, batch_size=3, accumulate=2), tmp_path, Processes())
+
+
+def test_a_run_from_before_clips_were_held_out_is_told_how_to_go_on(tmp_path):
+    run(tmp_path)
+    state = list_checkpoints(tmp_path / "checkpoints")[-1] / "state.json"
+    document = json.loads(state.read_text())
+    num_clips = document["facts"].pop("num_clips")
+    state.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"resume with --set loop\.held_out=0"):
+        run(tmp_path, resume=True)
+    run(tmp_path, loop=replace(LOOP, held_out=0.0), resume=True)
+    document["facts"]["num_clips"] = num_clips - 1
+    state.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="must be the 9 of the run, got 10"):
+        run(tmp_path, resume=True)
+
+
+def test_settings_without_effect_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="checkpoint_activations must be false for these networks"):
+        Trainer(LineTask(), replace(LOOP, checkpoint_activations=True), tmp_path, Processes())
 
 
 def test_averaged_weights_are_lent_and_returned(tmp_path):
     trainer = run(tmp_path)
     own = trainer.task.phase.line.weight.detach().clone()
     with trainer.averaged_weights():
-        assert torch.equal(trainer.task.phase.line.weight, trainer.averages["line"]["line.weight"])
+        assert torch.equal(trainer.task.phase.line.weight, trainer.trained["line"].average["line.weight"])
         assert not torch.equal(trainer.task.phase.line.weight, own)
     assert torch.equal(trainer.task.phase.line.weight, own)

@@ -1,7 +1,5 @@
 import json
-import os
-import subprocess
-import sys
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +19,6 @@ from dualspec.training.run import build_task, train
 from dualspec.training.task import BinauralSource, RenderConfig, StepRandom
 from dualspec.training.weights import read_notes, read_state
 
-ROOT = Path(__file__).resolve().parents[2]
 PARTS = VAE_ROOMS
 
 
@@ -223,6 +220,53 @@ def test_run_folder_is_never_overwritten(trained, corpus, head):
         run(other, trained["mel_vae"].parent, corpus, head, resume=True)
 
 
+def test_an_attempt_that_left_no_checkpoint_is_no_run(corpus, head, tmp_path):
+    """Its first step failed: the same command, with or without --resume, with other settings or not, starts again."""
+    recipe = override(get_recipe("tiny/mel_vae"), ["loop.max_steps=2", "loop.log_every=1"])
+    folder = tmp_path / "run"
+
+    def broken(processes):
+        task = build_task(recipe.task, corpus, head, device="cpu", num_bank_samples=10_240, vae_folders={})
+        task.make_batch = lambda indices, random: 1 / 0
+        return task
+
+    for resume in (False, True):
+        with pytest.raises(ZeroDivisionError):
+            train(recipe.task, recipe.loop, folder, make_task=broken, processes=Processes(), resume=resume)
+        assert (folder / "task.json").exists()
+    (folder / "log.jsonl").write_text("of the attempt\n")
+    changed = override(recipe, ["task.optimizer.lr=1e-5"])
+    assert run(changed, folder, corpus, head).step == 2
+    assert [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()] == [1, 2, 2]
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(ValueError, match="has weights alone; --init takes those"):
+        run(changed, folder, corpus, head, resume=True)
+
+
+def test_compiling_reaches_a_vae(corpus, head, tmp_path, monkeypatch):
+    """It has no forward of its own: encoder and decoder are compiled. Same loss as without."""
+    compiled, called = torch.compile, []
+
+    def noting(function, **options):
+        inner = compiled(function, **options | {"backend": "eager"})
+
+        def noted(*args, **kwargs):
+            called.append(function.__name__)
+            return inner(*args, **kwargs)
+
+        return noted
+
+    monkeypatch.setattr(torch, "compile", noting)
+    losses = []
+    for setting in ("false", "true"):
+        recipe = override(get_recipe("tiny/mel_vae"), [f"loop.compile={setting}"])
+        torch.manual_seed(0)
+        task = build_task(recipe.task, corpus, head, device="cpu", num_bank_samples=10_240, vae_folders={})
+        losses.append(float(Trainer(task, recipe.loop, tmp_path, Processes())._step()["vae_loss"]))
+    assert set(called) == {"encode_moments", "decode_channels"}
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 def test_missing_vae_is_named(corpus, head, tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights of mel_vae"):
         run(get_recipe("tiny/dualspec"), tmp_path / "run", corpus, head)
@@ -252,27 +296,3 @@ def test_of_several_heads_one_is_drawn_per_clip(corpus, head):
     for row in range(12):
         pair = alone[heads[row]].hrirs[0, directions[row]]
         assert torch.allclose(clips[row], normalize_peak(render(mono[row : row + 1], pair[None]))[0], atol=1e-5)
-
-
-@pytest.mark.parametrize("room", ["mel_vae"])
-def test_two_processes_equal_one(corpus, tmp_path, room):
-    """Two gloo processes, half a batch each: the losses of one process (1e-4)."""
-    for name, launcher in (
-        ("one", [sys.executable]),
-        ("two", [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]),
-    ):
-        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-        script = [str(Path(__file__).with_name("run_tiny.py")), f"tiny/{room}", str(corpus), str(tmp_path / name)]
-        done = subprocess.run(
-            [*launcher, *script], env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-    logs = [
-        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
-        for name in ("one", "two")
-    ]
-    pairs = [(a, b) for a, b in zip(*logs, strict=True) if a["split"] == "train"]
-    loss = f"{'vae' if room == 'mel_vae' else room}_loss"
-    assert len(pairs) >= 3
-    for one, two in pairs[:2]:
-        assert two[loss] == pytest.approx(one[loss], rel=1e-4)

@@ -13,6 +13,7 @@ from dualspec.cli.door import refuse, usage
 
 if TYPE_CHECKING:
     from dualspec.accounting import Account
+    from dualspec.forecast import Forecast
     from dualspec.hearing.proof import HeadCues
     from dualspec.recipes import Recipe
 
@@ -23,25 +24,54 @@ def show(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for `dualspec train`; repeatable.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    world_size: Annotated[
+        int | None, typer.Option(min=1, help="Also say what training asks of so many processes, one to a GPU.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Corpus that it would train on, for epochs and the memory of its clips.")
+    ] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option("--memory-gb", min=0, help="Refuse what does not fit a GPU of so many 1e9 bytes.")
+    ] = None,
 ) -> None:
-    """Show a recipe: resolved settings, shapes at every door, parameters of every part."""
+    """Show a recipe: resolved settings, shapes at every door, parameters of every part, and what training it takes."""
+    if world_size is None and (data or memory_gb is not None):
+        refuse("--data and --memory-gb must come with --world-size, got none; say how many GPUs")
     if recipe is None:
-        if settings:
-            refuse("--set must come with a recipe, got none; name one")
+        if settings or world_size:
+            refuse("--set and --world-size must come with a recipe, got none; name one")
         from dualspec.recipes import recipe_names
 
         print(json.dumps(recipe_names()) if as_json else "\n".join(recipe_names()))
         return
     from dualspec.accounting import account
     from dualspec.cli.training import resolve_recipe
+    from dualspec.config import to_dict
 
     with usage():
         chosen = resolve_recipe(recipe, settings or ())
         result = account(chosen)
+    asked = _forecast(chosen, world_size, data, memory_gb) if world_size is not None else None
     if as_json:
-        print(json.dumps(_as_json(chosen, result), indent=2))
-    else:
-        _print(chosen, result)
+        more = {"training": to_dict(asked)} if asked is not None else {}
+        print(json.dumps(_as_json(chosen, result) | more, indent=2))
+        return
+    _print(chosen, result)
+    if asked is not None:
+        _print_forecast(chosen, asked)
+
+
+def _forecast(recipe: Recipe, world_size: int, data: Path | None, memory_gb: float | None) -> Forecast:
+    from dualspec.data.datasets import hold_out
+    from dualspec.data.manifest import read_manifest
+    from dualspec.forecast import forecast
+
+    num_clips = None
+    if data is not None:
+        rows = hold_out(read_manifest(data), recipe.loop.held_out)
+        num_clips = sum(row.split == "train" for row in rows)
+    with usage():
+        return forecast(recipe, world_size, num_clips=num_clips, memory_gb=memory_gb)
 
 
 def assemble(
@@ -126,3 +156,13 @@ def _print(recipe: Recipe, result: Account) -> None:
     if recipe.task.kind == "diffusion" and recipe.name.startswith("paper"):
         words = f"{result.total // 1_000_000} M, cut as in Table II ({words})"
     print(f"\nsum: {words}")
+
+
+def _print_forecast(recipe: Recipe, asked: Forecast) -> None:
+    steps = f"{'at most ' if recipe.loop.max_minutes else ''}{asked.num_steps:,} steps"
+    epochs = f", each clip {asked.num_epochs:,.1f} times" if asked.num_epochs is not None else ""
+    cut = f"{recipe.loop.batch_size} clips a step, {asked.num_parts} × {asked.micro_batch} on each"
+    print(f"\ntraining on {asked.world_size} GPU(s): {cut}; {steps}, {asked.num_samples:,} clips seen{epochs}")
+    rows = [[name, f"{size / 1e9:.2f} GB"] for name, size in asked.memory.items()]
+    print_table(["memory of each GPU", ""], [*rows, ["sum", f"{asked.total_gb:.2f} GB"]])
+    print("(not counted: CUDA's context, kernels' work space, the frozen encoders' passes)")

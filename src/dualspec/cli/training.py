@@ -73,7 +73,9 @@ def train(
     with usage():
         chosen = resolve_recipe(recipe, settings or (), max_minutes)
     folder = runs / chosen.name
-    if (folder / "task.json").exists() and not resume:
+    from dualspec.training.run_lock import holds_run
+
+    if holds_run(folder) and not resume:
         refuse(f"run folder must be new, got {folder}, which holds a run; add --resume or take other --runs")
     from dualspec.cli.prepare import ready_corpus
 
@@ -162,6 +164,7 @@ def _train(
                 vae_folders=vae_folders,
                 max_clips=max_clips,
                 pairs=pairs,
+                held_out=recipe.loop.held_out,
             ),
             processes=processes,
             resume=resume,

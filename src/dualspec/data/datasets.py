@@ -5,7 +5,7 @@ Nothing here is random: rendering, crops and prompts are the task's business.
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -59,6 +59,7 @@ def load_clips(
     max_clips: int | None = None,
     only: Collection[str] | None = None,
     device: str | torch.device = "cpu",
+    held_out: float = 0.0,
 ) -> ClipBank:
     """Load the first samples of every clip of a split, zero-padded; every clip is checked against its SHA-256.
 
@@ -67,8 +68,9 @@ def load_clips(
         split: "train", "valid" or "test".
         num_samples: Length of every clip in the bank, samples (81,920 are 5.12 s at 16 kHz).
         max_clips: Keep this many clips, chosen by the hash of their ids; None keeps all.
-        only: Keep the clips with these ids; None keeps all.
+        only: Keep the clips with these ids (those held out are left out); None keeps all.
         device: Where the bank lives.
+        held_out: Share of the training recordings that count as "valid", see `hold_out`.
 
     Raises:
         FileNotFoundError: A manifest or shard is absent.
@@ -77,9 +79,10 @@ def load_clips(
     Paper section V-C.
     """
     manifest_dir = Path(manifest_dir)
-    rows = _choose(read_manifest(manifest_dir), split, max_clips)
+    every = hold_out(read_manifest(manifest_dir), held_out)
+    rows = _choose(every, split, max_clips)
     if only is not None:
-        missing = sorted(set(only) - {row.id for row in rows})
+        missing = sorted(set(only) - {row.id for row in every if row.split in (split, "valid")})
         if missing:
             raise ValueError(f"only must name {split} clips of {manifest_dir}, got {missing[0]!r}; select them again")
         rows = [row for row in rows if row.id in only]
@@ -186,6 +189,26 @@ def _permutation(num_clips: int, epoch: int, seed: int) -> Tensor:
     key = hashlib.sha256(f"clip order {seed} {epoch}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "little"))
     return torch.randperm(num_clips, generator=generator)
+
+
+def hold_out(rows: Sequence[ManifestRow], share: float) -> list[ManifestRow]:
+    """Move a share of the training recordings, at least one, to the split "valid", unless the corpus has its own.
+
+    Which ones depends on nothing but their names: every stage and every seed leaves out the same.
+
+    Raises:
+        ValueError: The share is not in [0, 1), or leaves nothing to train on.
+    """
+    if not 0.0 <= share < 1.0:
+        raise ValueError(f"held_out must be in [0, 1), got {share}; 0.05 is the usual one")
+    recordings = {row.recording for row in rows if row.split == "train"}
+    if share == 0.0 or not recordings or any(row.split == "valid" for row in rows):
+        return list(rows)
+    if len(recordings) == 1:
+        raise ValueError("held_out must be 0 for a corpus with one training recording, got one; nothing would be left")
+    order = sorted(recordings, key=lambda name: hashlib.sha256(f"valid {name}".encode()).digest())
+    chosen = set(order[: min(max(1, round(share * len(order))), len(order) - 1)])
+    return [replace(row, split="valid") if row.split == "train" and row.recording in chosen else row for row in rows]
 
 
 def _choose(rows: Sequence[ManifestRow], split: Split, max_clips: int | None) -> list[ManifestRow]:

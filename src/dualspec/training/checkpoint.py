@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dualspec.training.weights import load_strictly, replace_folder, sha256_of
+from dualspec.files import sha256_of
+from dualspec.training.weights import replace_folder
 
 STATE_NAME = "state.json"
 FORMAT_VERSION = 1
@@ -111,20 +112,19 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put moments that `optimizer_tensors` flattened back into an optimizer of the same parameters."""
+    """Put moments that `optimizer_tensors` flattened back into an optimizer of the same parameters, sharded or not."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+        state.setdefault(int(index), {})[name] = shard_like(value, parameters[int(index)])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-__all__ = [
-    "list_checkpoints",
-    "load_checkpoint",
-    "load_optimizer_tensors",
-    "load_strictly",
-    "newest_checkpoint",
-    "optimizer_tensors",
-    "save_checkpoint",
-]
+def shard_like(value: Tensor, own: Any) -> Tensor:
+    """Cut a whole tensor as `own` is cut by FSDP2; as it is where `own` is whole or has another shape."""
+    if not hasattr(own, "full_tensor") or own.shape != value.shape:
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements, src_data_rank=None)

@@ -6,25 +6,20 @@ One process needs no launcher; `torchrun` gives several, each with its rows of t
 import contextlib
 import json
 import time
+from collections import UserDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from dualspec.training.checkpoint import (
-    load_optimizer_tensors,
-    newest_checkpoint,
-    optimizer_tensors,
-    save_checkpoint,
-)
+from dualspec.training.checkpoint import newest_checkpoint, save_checkpoint
 from dualspec.training.processes import Processes
 from dualspec.training.signals import signals_noted
 from dualspec.training.task import Batch, Phase, StepRandom, Task, global_batch
-from dualspec.training.weights import load_strictly
+from dualspec.training.trained_phase import TrainedPhase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +29,36 @@ class LoopConfig:
     seed: int = 0  # of order, noise, crops, directions
     max_steps: int = 100_000  # steps of the whole run
     max_minutes: float = 0.0  # stop, and end the learning-rate schedule, after this time; 0: by steps alone
-    batch_size: int = 32  # clips per step, over all processes and accumulation
-    accumulate: int = 1  # parts into which a process cuts its share of the batch
+    batch_size: int = 32  # clips per step, over all processes and parts
+    micro_batch: int = 0  # most clips that a process computes at once, in as many parts as it takes; 0: its whole share
     lr_schedule: Literal["constant", "linear", "cosine"] = "linear"  # from the peak to zero
     warmup_steps: int = 100  # linear rise from zero
     ema_decay: float = 0.999  # of the averaged weights; 0: no average
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # bf16 is autocast with fp32 weights; auto: on a GPU only
-    compile: bool = False  # torch.compile the networks that have a forward of their own (denoiser, vocoder)
+    parallel: Literal["ddp", "fsdp2"] = "ddp"  # several processes: each holds the whole state, or its part of it
+    checkpoint_activations: bool = False  # U-Net and two-dimensional VAEs compute twice, and keep few activations
+    compile: bool = False  # torch.compile the networks
+    held_out: float = 0.05  # share of the training recordings kept for validation; 0: validate on the test split
     log_every: int = 20  # steps between log lines
     validate_every: int = 500  # steps between validations; 0: never
     save_every: int = 500  # steps between checkpoints
     max_bad_steps: int = 10  # steps with a non-finite loss in a row before the run stops
+
+    def parts(self, world_size: int) -> tuple[int, int]:
+        """Return into how many parts each of the processes cuts its share of the batch, and the clips of a part.
+
+        Raises:
+            ValueError: the batch cannot be shared out evenly.
+        """
+        share, rest = divmod(self.batch_size, world_size)
+        if rest or share < 1:
+            raise ValueError(
+                f"loop.batch_size must be a multiple of the number of processes, {world_size}, got {self.batch_size}; "
+                "change one of them"
+            )
+        largest = self.micro_batch or share
+        num_parts = next(parts for parts in range(1, share + 1) if share % parts == 0 and share // parts <= largest)
+        return num_parts, share // num_parts
 
 
 @dataclass
@@ -55,7 +69,6 @@ class RunState:
     elapsed_s: float = 0.0
     bad_steps: int = 0
     stop_signal: int | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Trainer:
@@ -79,37 +92,22 @@ class Trainer:
         report: Callable[[str], None] = lambda _: None,
         on_progress: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """Build optimizers and averages; wrap the phases for several processes."""
+        """Build optimizers and averages; spread the phases over the processes."""
         self.on_progress = on_progress
         self.task, self.config, self.folder, self.processes, self.report = task, config, folder, processes, report
         self.state = RunState()
-        share = config.batch_size / processes.world_size / config.accumulate
-        if share != int(share) or share < 1:
-            raise ValueError(
-                "batch_size must be a multiple of processes × accumulate = "
-                f"{processes.world_size * config.accumulate}, got {config.batch_size}"
-            )
-        self.micro_batch = int(share)
-        self.optimizers = {name: _optimizer(phase) for name, phase in task.phases.items()}
-        self.averages = {
-            name: {key: value.detach().clone() for key, value in phase.named_parameters() if value.requires_grad}
-            for name, phase in task.phases.items()
-            if phase.averaged and config.ema_decay
+        self.num_parts, self.micro_batch = config.parts(processes.world_size)
+        self.trained = {
+            name: TrainedPhase(phase, config, processes, self._others(phase)) for name, phase in task.phases.items()
         }
-        self.wrapped: dict[str, nn.Module] = {name: self._wrap(phase) for name, phase in task.phases.items()}
+        if config.checkpoint_activations and not any(trained.recomputes for trained in self.trained.values()):
+            raise ValueError("loop.checkpoint_activations must be false for these networks, got true; leave it out")
         self.writer: Any = None
-        # Stays on the device: [bad steps, bad steps in a row, most in a row], and whether this step is bad.
+        # Stays on the device: [bad steps, bad steps in a row, most in a row].
         self._bad_counts = torch.zeros(3, device=processes.device)
-        self._bad = torch.zeros((), device=processes.device)
 
-    def _wrap(self, phase: Phase) -> nn.Module:
-        module: Any = phase
-        if self.config.compile:
-            for network in phase.children():
-                network.compile()
-        if self.processes.world_size > 1:
-            module = DistributedDataParallel(module, broadcast_buffers=False)
-        return module
+    def _others(self, phase: Phase) -> list[nn.Module]:
+        return [network for other in self.task.phases.values() if other is not phase for network in other.children()]
 
     def resume(self) -> int:
         """Load the newest whole checkpoint, if there is any; return the steps done.
@@ -130,30 +128,37 @@ class Trainer:
                 f"seed and batch_size must be those of the run ({facts['seed']}, {facts['batch_size']}), got "
                 f"{self.config.seed}, {self.config.batch_size}; start a new run folder to change them"
             )
-        for name, phase in self.task.phases.items():
-            load_strictly(phase, tensors[f"{name}.model"], self.folder)
-            load_optimizer_tensors(self.optimizers[name], tensors[f"{name}.optimizer"])
-            if name in self.averages:
-                for key, value in tensors[f"{name}.average"].items():
-                    self.averages[name][key].copy_(value)
+        if "num_clips" not in facts and self.config.held_out:
+            raise ValueError(
+                f"loop.held_out must be 0 for a run that began before clips were held out, got {self.config.held_out}; "
+                "resume with --set loop.held_out=0"
+            )
+        if facts.get("num_clips", self.task.num_clips) != self.task.num_clips:
+            raise ValueError(
+                f"training clips must be the {facts['num_clips']} of the run, got {self.task.num_clips}; resume with "
+                "the same corpus, --max-clips and loop.held_out"
+            )
+        for name, trained in self.trained.items():
+            own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+            trained.load_state(own, self.folder)
         self.state.step, self.state.elapsed_s = step, facts["elapsed_s"]
         self.state.bad_steps = facts["bad_steps"]
         self._bad_counts[0] = facts["bad_steps"]
         return step
 
     def save(self) -> None:
-        """Write a checkpoint (process 0; the others wait)."""
+        """Write a checkpoint (process 0); it is the same for any number of processes, sharded or not."""
         self._count_bad_steps()
+        tensors = {
+            f"{name}.{group}": values
+            for name, trained in self.trained.items()
+            for group, values in trained.state().items()
+        }
         if self.processes.is_main:
-            tensors = {}
-            for name, phase in self.task.phases.items():
-                tensors[f"{name}.model"] = phase.state_dict()
-                tensors[f"{name}.optimizer"] = optimizer_tensors(self.optimizers[name])
-                if name in self.averages:
-                    tensors[f"{name}.average"] = self.averages[name]
             facts = {
                 "seed": self.config.seed,
                 "batch_size": self.config.batch_size,
+                "num_clips": self.task.num_clips,
                 "elapsed_s": self.state.elapsed_s,
                 "bad_steps": self.state.bad_steps,
             }
@@ -208,60 +213,24 @@ class Trainer:
         """
         config, state, progress = self.config, self.state, self.progress
         indices = global_batch(self.task.num_clips, config.batch_size, state.step, config.seed)
-        parts = []
-        for part in range(config.accumulate):
-            start = (self.processes.rank * config.accumulate + part) * self.micro_batch
+        parts: list[tuple[Batch, StepRandom]] = []
+        for part in range(self.num_parts):
+            start = (self.processes.rank * self.num_parts + part) * self.micro_batch
             rows = slice(start, start + self.micro_batch)
             random = StepRandom(config.seed, state.step, rows, config.batch_size, self.processes.device)
             with torch.no_grad():
-                parts.append((self.task.make_batch(indices[rows], random), random))
+                # phases leave results for each other in a batch: FSDP2 would copy a plain dict
+                parts.append((UserDict(self.task.make_batch(indices[rows], random)), random))
         logs: dict[str, Tensor] = {}
-        self._bad.zero_()
-        for name, phase in self.task.phases.items():
-            if phase.active(state.step, progress):
-                logs |= self._phase_step(name, phase, parts, progress)
+        bad = torch.zeros((), device=self.processes.device)
+        for name, trained in self.trained.items():
+            if trained.phase.active(state.step, progress):
+                loss, norm, own = trained.step(parts, state.step, progress, self._lr_factor(progress), self._precision)
+                logs |= own | {f"{name}_loss": loss, f"{name}_grad_norm": norm}
+                bad = bad.maximum((~torch.isfinite(loss + norm)).float())
         total, in_a_row, most = self._bad_counts.unbind()
-        in_a_row = (in_a_row + 1) * self._bad
-        self._bad_counts = torch.stack([total + self._bad, in_a_row, most.maximum(in_a_row)])
-        return logs
-
-    def _phase_step(
-        self, name: str, phase: Phase, parts: list[tuple[Batch, StepRandom]], progress: float
-    ) -> dict[str, Tensor]:
-        optimizer, wrapped = self.optimizers[name], self.wrapped[name]
-        wrapped.train()
-        optimizer.zero_grad(set_to_none=True)
-        total_weight = self.processes.sum(sum(batch["weight"].sum() for batch, _ in parts))
-        share = self.processes.world_size / total_weight.clamp(min=1.0)  # DDP averages gradients over processes
-        logs: dict[str, Tensor] = {}
-        total = torch.zeros((), device=self.processes.device)
-        for index, (batch, random) in enumerate(parts):
-            last = index == len(parts) - 1
-            hold = (
-                wrapped.no_sync()
-                if isinstance(wrapped, DistributedDataParallel) and not last
-                else contextlib.nullcontext()
-            )
-            with hold:
-                with self._precision():
-                    losses, part_logs = wrapped(batch, random, self.state.step, progress)
-                loss = (losses * batch["weight"]).sum() * share
-                loss.backward()
-            total += loss.detach()
-            for key, value in part_logs.items():
-                logs[key] = logs.get(key, 0.0) + value / len(parts)
-        norm = nn.utils.clip_grad_norm_(
-            [p for p in phase.parameters() if p.grad is not None], phase.optimizer_config.clip_norm or float("inf")
-        )
-        total = self.processes.sum(total) / self.processes.world_size
-        logs |= {f"{name}_loss": total, f"{name}_grad_norm": norm}
-        bad = (~torch.isfinite(total + norm)).float()  # the same in every process, as both are
-        self._bad = self._bad.maximum(bad)
-        for group in optimizer.param_groups:
-            group["lr"] = phase.optimizer_config.lr * self._lr_factor(progress)
-        optimizer.found_inf = bad  # type: ignore[attr-defined]  # a fused optimizer skips the step where it is 1
-        optimizer.step()
-        self._average(name, phase)
+        in_a_row = (in_a_row + 1) * bad
+        self._bad_counts = torch.stack([total + bad, in_a_row, most.maximum(in_a_row)])
         return logs
 
     def _count_bad_steps(self) -> None:
@@ -286,57 +255,38 @@ class Trainer:
             return warmup * 0.5 * (1.0 - float(torch.cos(torch.tensor(torch.pi * left))))
         return warmup * left
 
-    @torch.no_grad()
-    def _average(self, name: str, phase: Phase) -> None:
-        if name not in self.averages:
-            return
-        decay = min(self.config.ema_decay, (1 + self.state.step) / (10 + self.state.step))
-        averages = self.averages[name]
-        current = [(averages[key], value) for key, value in phase.named_parameters() if key in averages]
-        torch._foreach_lerp_([a for a, _ in current], [v.detach() for _, v in current], 1.0 - decay)
-
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Put the averaged weights in place for as long as the context lasts."""
-        kept = {}
-        for name, averages in self.averages.items():
-            parameters = dict(self.task.phases[name].named_parameters())
-            kept[name] = {key: parameters[key].detach().clone() for key in averages}
-            for key, value in averages.items():
-                parameters[key].data.copy_(value)
-        try:
+        """Put the averaged weights in place for as long as the context lasts; all processes take part."""
+        with contextlib.ExitStack() as stack:
+            for trained in self.trained.values():
+                stack.enter_context(trained.averaged())
             yield
-        finally:
-            for name, values in kept.items():
-                parameters = dict(self.task.phases[name].named_parameters())
-                for key, value in values.items():
-                    parameters[key].data.copy_(value)
 
-    def validate(self) -> dict[str, float]:
-        """Validate the averaged weights (process 0) and log the figures."""
-        figures: dict[str, float] = {}
-        if self.processes.is_main:
-            for phase in self.task.phases.values():
-                phase.eval()
-            with self.averaged_weights(), self._precision():
-                figures = self.task.validate(self.micro_batch)
-            self._log("validation", figures)
+    def validate(self) -> None:
+        """Validate the averaged weights (process 0) and log the figures; the draws know no number of processes."""
+        with self.averaged_weights():
+            if self.processes.is_main:
+                for phase in self.task.phases.values():
+                    phase.eval()
+                with self._precision():
+                    figures = self.task.validate(self.config.micro_batch or min(16, self.config.batch_size))
+                self._log("validation", figures)
         self.processes.barrier()
-        return figures
 
     def export(self, *, dtype: torch.dtype = torch.float32, notes: dict[str, Any] | None = None) -> Path:
         """Write the averaged weights to `weights/` (process 0), with `notes` beside the facts of the run."""
         target = self.folder / "weights"
-        if self.processes.is_main:
-            notes = {
-                **(notes or {}),
-                "steps": self.state.step,
-                "minutes": round(self.state.elapsed_s / 60, 2),
-                "bad_steps": self.state.bad_steps,
-            }
-            for phase in self.task.phases.values():
-                phase.eval()
-            with self.averaged_weights():
+        notes = {
+            **(notes or {}),
+            "steps": self.state.step,
+            "minutes": round(self.state.elapsed_s / 60, 2),
+            "bad_steps": self.state.bad_steps,
+        }
+        with self.averaged_weights():
+            if self.processes.is_main:
+                for phase in self.task.phases.values():
+                    phase.eval()
                 self.task.export(target, dtype=dtype, notes=notes)
         self.processes.barrier()
         return target
@@ -357,7 +307,6 @@ class Trainer:
             "split": split,
             **numbers,
         }
-        self.state.history.append(entry)
         self._log_file.write(json.dumps(entry) + "\n")
         self._log_file.flush()
         if self.writer is not None:
@@ -382,11 +331,3 @@ class Trainer:
             finally:
                 if self.writer is not None:
                     self.writer.close()
-
-
-def _optimizer(phase: Phase) -> torch.optim.Optimizer:
-    settings = phase.optimizer_config
-    parameters = [parameter for parameter in phase.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(
-        parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
-    )

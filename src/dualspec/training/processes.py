@@ -2,11 +2,15 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def check_device(name: str | None) -> str:
@@ -81,7 +85,78 @@ class Processes:
         torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
         return float(shared)
 
+    def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return whole tensors on the host in process 0, and none elsewhere; all processes take part."""
+        whole = {}
+        for name, value in tensors.items():
+            full = value.full_tensor() if hasattr(value, "full_tensor") else value  # a part of a sharded one
+            if self.is_main:
+                whole[name] = full.detach().cpu()
+        return whole
+
+    def shard(self, module: nn.Module) -> None:
+        """Let every process hold a part of each weight, by FSDP2: the outermost lists block by block, then the rest."""
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # FSDP2 takes no other
+        mesh = init_device_mesh(torch.device(self.device).type, (self.world_size,))
+        lists = {name: blocks for name, blocks in module.named_modules() if isinstance(blocks, nn.ModuleList)}
+        for name, blocks in lists.items():
+            if not any(name.startswith(f"{outer}.") for outer in lists):
+                for block in blocks.children():
+                    if any(True for _ in block.parameters()):
+                        fully_shard(block, mesh=mesh)
+        fully_shard(module, mesh=mesh)
+
     def leave(self) -> None:
         """Leave the group."""
         if self.world_size > 1:
             torch.distributed.destroy_process_group()
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """A sum over all processes through which gradients flow back to all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
+def share_batch_norm(module: nn.Module) -> None:
+    """Let batch normalisation in training see the batches of all processes."""
+    for norm in module.modules():
+        if isinstance(norm, _BatchNorm):
+            norm.forward = partial(_normalize_together, norm)  # type: ignore[method-assign]
+
+
+def _normalize_together(norm: _BatchNorm, values: Tensor) -> Tensor:
+    """Normalise values (B, C, ...) by mean and variance over the batches of all processes.
+
+    As torch's `SyncBatchNorm`, which runs on GPUs alone.
+    """
+    if not norm.training:
+        return type(norm).forward(norm, values)
+    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.num_batches_tracked is not None and norm.momentum is not None
+    others = [axis for axis in range(values.ndim) if axis != 1]
+    shape = [-1 if axis == 1 else 1 for axis in range(values.ndim)]
+    full = values.float()
+    count = full.numel() / full.shape[1] * torch.distributed.get_world_size()
+    mean = _SumOverProcesses.apply(full.sum(others)) / count
+    centred = full - mean.view(shape)
+    variance = _SumOverProcesses.apply(centred.square().sum(others)) / count
+    with torch.no_grad():
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance * count / (count - 1), norm.momentum)
+    scaled = centred * (variance + norm.eps).rsqrt().view(shape)
+    return (scaled * norm.weight.view(shape) + norm.bias.view(shape)).to(values.dtype)

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,17 @@ import torch
 from dualspec.audio.hrir import HrirSet
 from dualspec.config import load_json, save_json, to_dict
 from dualspec.data.datasets import load_clips
-from dualspec.data.manifest import read_manifest
 from dualspec.data.selection import read_pairs
 from dualspec.diffusion.variant import VariantConfig
 from dualspec.files import read_json, write_text_atomic
 from dualspec.latents.vae import SpectrogramVae, VaeConfig
 from dualspec.text.encoder import build_text_encoder
+from dualspec.training.checkpoint import list_checkpoints
 from dualspec.training.diffusion_task import DiffusionTask, DiffusionTaskConfig
 from dualspec.training.localizer_task import LocalizerTask, LocalizerTaskConfig
 from dualspec.training.loop import LoopConfig, RunState, Trainer
 from dualspec.training.processes import Processes
-from dualspec.training.run_lock import run_lock
+from dualspec.training.run_lock import holds_run, run_lock
 from dualspec.training.task import BinauralSource, Task
 from dualspec.training.vae_task import VaeTask, VaeTaskConfig
 from dualspec.training.vocoder_task import VocoderTask, VocoderTaskConfig
@@ -43,6 +44,7 @@ def build_task(
     vae_folders: dict[str, Path],
     max_clips: int | None = None,
     pairs: Path | None = None,
+    held_out: float = LoopConfig.held_out,
 ) -> Task:
     """Load the clips and build the task of a recipe.
 
@@ -56,30 +58,27 @@ def build_task(
         max_clips: keep only so many training clips.
         pairs: list of the clips and their directions (`dualspec prepare --select`); without it every clip is taken, and
             its direction drawn at each visit.
+        held_out: share of the training recordings that validates; 0: the test split does.
 
     Raises:
         FileNotFoundError: a VAE that the variant needs has not been trained.
     """
     bank_samples = max(num_bank_samples, config.render.num_samples)
-    chosen = read_pairs(pairs) if pairs is not None else None
-    only = {pair.clip for pair in chosen} if chosen is not None else None
-    train_bank = load_clips(
-        manifest_dir, "train", num_samples=bank_samples, device=device, max_clips=max_clips, only=only
-    )
-    has_valid = any(row.split == "valid" for row in read_manifest(manifest_dir))
-    held_out_bank = load_clips(
-        manifest_dir, "valid" if has_valid else "test", num_samples=bank_samples, device=device, max_clips=256
-    )
-    source = BinauralSource(train_bank, heads, config.render, chosen)
-    held_out = BinauralSource(
-        held_out_bank, heads, replace(config.render, random_crop=False, max_shift_s=0.0, gain_range_db=0.0)
-    )
+    load = partial(load_clips, manifest_dir, num_samples=bank_samples, device=device, held_out=held_out)
+    chosen = None if pairs is None else read_pairs(pairs)
+    bank = load("train", max_clips=max_clips, only=None if chosen is None else {pair.clip for pair in chosen})
+    if chosen is not None:  # what validates is not trained on
+        kept = set(bank.ids)
+        chosen = [pair for pair in chosen if pair.clip in kept]
+    source = BinauralSource(bank, heads, config.render, chosen)
+    plain = replace(config.render, random_crop=False, max_shift_s=0.0, gain_range_db=0.0)
+    judged = BinauralSource(load("valid" if held_out else "test", max_clips=256), heads, plain)
     if isinstance(config, VaeTaskConfig):
-        return VaeTask(config, source, held_out)
+        return VaeTask(config, source, judged)
     if isinstance(config, VocoderTaskConfig):
-        return VocoderTask(config, source, held_out)
+        return VocoderTask(config, source, judged)
     if isinstance(config, LocalizerTaskConfig):
-        return LocalizerTask(config, source, held_out)
+        return LocalizerTask(config, source, judged)
     vaes = {}
     for part in config.variant.parts:
         if part not in vae_folders:
@@ -87,7 +86,7 @@ def build_task(
                 f"no weights of {part}, which {config.variant.variant} needs: train it first, or name its folder"
             )
         vaes[part], _ = load_module(vae_folders[part], {"VaeConfig": VaeConfig}, SpectrogramVae)
-    return DiffusionTask(config, source, held_out, vaes, build_text_encoder(config.variant.text_encoder, device))
+    return DiffusionTask(config, source, judged, vaes, build_text_encoder(config.variant.text_encoder, device))
 
 
 def warm_start(task: Task, folder: Path) -> None:
@@ -160,7 +159,7 @@ def train(
     Args:
         config: the task's settings, kept in the folder as `task.json`.
         loop: length, batch, precision, kept as `loop.json`.
-        folder: run folder; must be new unless `resume`.
+        folder: run folder; must hold no run unless `resume`.
         make_task: builds the task for this process.
         processes: this process among all.
         resume: continue from the newest checkpoint.
@@ -188,7 +187,7 @@ def train(
         trainer = Trainer(task, loop, folder, processes, report, on_progress)
         if resume:
             done = trainer.resume()
-            if processes.is_main:
+            if done and processes.is_main:
                 report(f"resumed at step {done}")
         state = trainer.run()
         if state.stop_signal is None:
@@ -198,10 +197,17 @@ def train(
 
 
 def _check_folder(config: TaskConfig, folder: Path, resume: bool) -> None:
-    task_path = folder / "task.json"
-    if task_path.exists() and not resume:
+    """Refuse to overwrite a run, or to go on with another recipe; what failed before its first checkpoint is no run."""
+    if not holds_run(folder):
+        return
+    if not resume:
         raise ValueError(f"run folder must be new, got {folder}, which holds a run; add --resume or choose another")
-    if resume and task_path.exists() and _stored(task_path, type(config)) != to_dict(config):
+    if not list_checkpoints(folder / "checkpoints"):
+        raise ValueError(
+            f"run folder must hold a checkpoint, got {folder}, which has weights alone; --init takes those"
+        )
+    task_path = folder / "task.json"
+    if task_path.exists() and _stored(task_path, type(config)) != to_dict(config):
         raise ValueError(
             f"the recipe must be that of the run in {folder}, got other settings; resume with the same ones"
         )
@@ -210,7 +216,8 @@ def _check_folder(config: TaskConfig, folder: Path, resume: bool) -> None:
 def _keep_settings(config: TaskConfig, loop: LoopConfig, folder: Path, processes: Processes, init: Path | None) -> None:
     processes.barrier()  # nobody writes before all have looked, nor before the task could be built
     if processes.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not holds_run(folder):
+            (folder / "log.jsonl").unlink(missing_ok=True)  # of an attempt that left no checkpoint
         save_json(config, folder / "task.json")
         save_json(loop, folder / "loop.json")
         if init is not None and "imported" in (notes := read_notes(init)):

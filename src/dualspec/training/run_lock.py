@@ -1,4 +1,4 @@
-"""One trainer per run folder: a lock that the system itself lifts when its holder dies."""
+"""One trainer per run folder: a lock that the system itself lifts when its holder dies, and what counts as a run."""
 
 import fcntl
 import os
@@ -30,3 +30,8 @@ def run_lock(folder: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def holds_run(folder: Path) -> bool:
+    """Say whether a folder holds a run: a checkpoint or weights. What failed before its first checkpoint is none."""
+    return (folder / "weights").exists() or any((folder / "checkpoints").glob("step-*"))

@@ -1,7 +1,7 @@
 """What the loop and the tasks share: phases, per-step randomness, and two-eared clips made on the device."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from dualspec.audio.hrir import HrirMethod, HrirSet
 from dualspec.data.datasets import ClipBank, batch_indices
 from dualspec.data.selection import Pair
 
-Batch = dict[str, Any]
+Batch = MutableMapping[str, Any]
 Logs = dict[str, Tensor]
 
 
@@ -59,7 +59,7 @@ class StepRandom:
         digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
         self.generator = torch.Generator(device=device).manual_seed(int.from_bytes(digest[:7], "big"))
         self.cpu_generator = torch.Generator().manual_seed(int.from_bytes(digest[7:14], "big"))
-        self.rows, self.num_rows, self.device = rows, num_rows, device
+        self.step, self.rows, self.num_rows, self.device = step, rows, num_rows, device
 
     def row_generators(self) -> list[torch.Generator]:
         """Return one CPU generator per row, for draws whose number differs from clip to clip."""
@@ -87,11 +87,16 @@ class Phase(nn.Module):
     """
 
     optimizer_config: OptimizerConfig
-    averaged = True  # keep an exponential moving average of the weights
+    averaged = True  # its weights are the result: they are averaged and, by FSDP2, sharded
 
     def active(self, step: int, progress: float) -> bool:
         """Say whether this phase takes part in the step."""
         return True
+
+    def compile_networks(self) -> None:
+        """Compile what `forward` calls of the networks."""
+        for network in self.children():
+            network.compile()
 
 
 class Task(Protocol):

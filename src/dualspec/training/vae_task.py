@@ -55,6 +55,11 @@ class VaePhase(Phase):
         self.optimizer_config = config.optimizer
         self._adversary = [discriminator]
 
+    def compile_networks(self) -> None:
+        """Compile encoder and decoder, which are called each on its own."""
+        for name in ("encode_moments", "decode_channels"):
+            setattr(self.vae, name, torch.compile(getattr(self.vae, name)))
+
     def forward(self, batch: Batch, random: StepRandom, step: int, progress: float) -> tuple[Tensor, Logs]:
         """Return the loss per clip (B,) and its terms; leaves the reconstruction in the batch for the adversary."""
         weights, channels = self.config.loss, batch["channels"]

@@ -1,0 +1,203 @@
+"""What a training run will ask for: parts of the batch, clips seen, and the memory of each GPU.
+
+Weights and what follows them are counted exactly. Activations are the tensors that autograd keeps in one forward pass
+of the real phase with one part of the batch; the pass is made on fake tensors, which have sizes and no values. Not
+counted: CUDA's own context, the work space of its kernels, and the frozen encoders' passes, which keep nothing.
+"""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from dualspec.accounting import account, count_parameters
+from dualspec.features import mel, stft
+from dualspec.latents.pairing import LatentPairing
+from dualspec.recipes import Recipe, vae_configs
+from dualspec.training.diffusion_task import DenoiserPhase, DiffusionTaskConfig
+from dualspec.training.localizer_task import LocalizerPhase, LocalizerTaskConfig
+from dualspec.training.task import Batch, Phase, StepRandom
+from dualspec.training.vae_task import VaeTask, VaeTaskConfig
+from dualspec.training.vocoder_task import VocoderTask, VocoderTaskConfig
+
+LATE = 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What one run asks of every process."""
+
+    world_size: int  # processes
+    num_parts: int  # parts into which a process cuts its share of a batch
+    micro_batch: int  # clips of a part
+    num_steps: int  # optimizer steps
+    num_samples: int  # clips seen by all processes together, each in one direction
+    num_epochs: float | None  # visits of every clip; None without a corpus
+    memory: dict[str, int]  # bytes on one GPU, by what they hold
+
+    @property
+    def total_gb(self) -> float:
+        """Memory on one GPU in 1e9 bytes."""
+        return sum(self.memory.values()) / 1e9
+
+
+def forecast(
+    recipe: Recipe, world_size: int, *, num_clips: int | None = None, memory_gb: float | None = None
+) -> Forecast:
+    """Say what a recipe asks of each of `world_size` processes.
+
+    Args:
+        recipe: the run.
+        world_size: processes, one to a GPU.
+        num_clips: training clips, all of which lie in the memory of every GPU.
+        memory_gb: what a GPU has, 1e9 bytes.
+
+    Raises:
+        ValueError: the batch cannot be shared out, or the memory does not suffice.
+    """
+    loop = recipe.loop
+    num_parts, micro_batch = loop.parts(world_size)
+    memory = _memory(recipe, world_size, micro_batch)
+    if num_clips is not None:
+        memory["clips"] = 2 * num_clips * max(recipe.num_bank_samples, recipe.task.render.num_samples)
+    num_samples = loop.max_steps * loop.batch_size
+    result = Forecast(
+        world_size=world_size,
+        num_parts=num_parts,
+        micro_batch=micro_batch,
+        num_steps=loop.max_steps,
+        num_samples=num_samples,
+        num_epochs=num_samples / num_clips if num_clips else None,
+        memory={name: size for name, size in memory.items() if size},
+    )
+    if memory_gb is not None and result.total_gb > memory_gb:
+        raise ValueError(
+            f"memory must be at least {result.total_gb:.1f} GB on each GPU, got {memory_gb:g}; take a smaller "
+            "loop.micro_batch, loop.checkpoint_activations=true, loop.parallel=fsdp2 or more GPUs"
+        )
+    return result
+
+
+def _memory(recipe: Recipe, world_size: int, micro_batch: int) -> dict[str, int]:
+    loop = recipe.loop
+    with torch.device("meta"):
+        phases = phases_of(recipe, "meta")
+    memory = dict.fromkeys(("weights", "frozen weights", "gradients", "moments", "average"), 0)
+    for phase in phases.values():
+        sharded = loop.parallel == "fsdp2" and world_size > 1 and phase.averaged
+        size = 4 * count_parameters(phase)
+        held = -(-size // world_size) if sharded else size
+        memory["weights"] += held
+        memory["gradients"] += held
+        memory["moments"] += 2 * held
+        memory["average"] += held if phase.averaged and loop.ema_decay else 0
+        memory["gathered blocks"] = 2 * _largest_block(phase) if sharded else memory.get("gathered blocks", 0)
+    if recipe.task.kind == "diffusion":
+        counts = account(recipe).parameters
+        memory["frozen weights"] = 4 * sum(n for part, n in counts.items() if part not in ("denoiser", "vocoder"))
+    try:
+        return memory | {"activations": _activations(recipe, phases, micro_batch)}
+    finally:
+        for function in (*vars(stft).values(), *vars(mel).values()):
+            if hasattr(function, "cache_clear"):  # a window that was made on fake tensors has no values
+                function.cache_clear()
+
+
+def _largest_block(phase: Phase) -> int:
+    """Return the bytes of the largest block of the outermost lists: FSDP2 holds one whole and fetches the next."""
+    blocks = [block for part in phase.modules() if isinstance(part, nn.ModuleList) for block in part.children()]
+    return 4 * max(map(count_parameters, blocks), default=count_parameters(phase))
+
+
+def _activations(recipe: Recipe, phases: dict[str, Phase], micro_batch: int) -> int:
+    """Return the bytes that autograd keeps of the forward pass that keeps most."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    loop, most = recipe.loop, 0
+    half = loop.precision != "fp32"
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batch, weights = zero_batch(recipe, micro_batch), nn.ModuleList(phases.values()).to_empty(device="cpu")
+        for phase in phases.values():
+            kept = _Kept({value.untyped_storage()._cdata for value in [*weights.parameters(), *weights.buffers()]})
+            blocks: list[int] = []
+
+            def block(function: Any, *inputs: Any, kept: "_Kept" = kept, blocks: list[int] = blocks) -> Any:
+                """Keep a block's inputs alone; its inside lives while it is computed again."""
+                inside = _Kept(set(kept.known))
+                for value in inputs:
+                    if isinstance(value, Tensor):
+                        kept(value)
+                with inside:
+                    result = function(*inputs)
+                blocks.append(inside.size)
+                return result
+
+            if loop.checkpoint_activations:
+                networks: list[Any] = [m for m in phase.modules() if hasattr(m, "enable_gradient_checkpointing")]
+                for network in networks:
+                    network.enable_gradient_checkpointing(block)
+            with kept, torch.autocast("cpu", torch.bfloat16, enabled=half):
+                phase(batch, StepRandom(0, LATE, slice(None), micro_batch), LATE, 1.0)
+            copies = 2 * count_parameters(phase) if half and blocks else 0  # autocast's, for the whole pass
+            most = max(most, kept.size + max(blocks, default=0) + copies)
+    return most
+
+
+class _Kept(saved_tensors_hooks):
+    """The storages that autograd saves in a block of code, each once."""
+
+    def __init__(self, known: set[int]) -> None:
+        """Leave out the storages that are known."""
+        self.known, self.size = known, 0
+        self.alive: list[Tensor] = []  # so that no number is given twice
+        super().__init__(self, lambda value: value)
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """Count a tensor's storage."""
+        storage = value.untyped_storage()
+        if storage._cdata not in self.known:
+            self.known.add(storage._cdata)
+            self.alive.append(value)
+            self.size += storage.nbytes()
+        return value
+
+
+def phases_of(recipe: Recipe, device: str) -> dict[str, Phase]:
+    """Build what a recipe trains, without clips."""
+    task = recipe.task
+    source: Any = SimpleNamespace(hrirs=torch.empty(0, device=device))
+    if isinstance(task, VaeTaskConfig):
+        return VaeTask(task, source, source).phases
+    if isinstance(task, VocoderTaskConfig):
+        return VocoderTask(task, source, source).phases
+    if isinstance(task, LocalizerTaskConfig):
+        return {"localizer": LocalizerPhase(task).to(device)}
+    return {"denoiser": DenoiserPhase(task, _pairing(recipe, task)).to(device)}
+
+
+def _pairing(recipe: Recipe, task: DiffusionTaskConfig) -> LatentPairing:
+    shapes = task.variant.latent_shapes(vae_configs(recipe.name, task.variant.variant))
+    return LatentPairing(task.variant.pairing, shapes)
+
+
+def zero_batch(recipe: Recipe, size: int) -> Batch:
+    """Return a batch of zeros as the task would make it; texts have the encoder's full length."""
+    task, num_samples = recipe.task, recipe.task.render.num_samples
+    batch: dict[str, Any] = {"weight": torch.ones(size)}
+    if isinstance(task, VaeTaskConfig):
+        batch["channels"] = torch.zeros(size * task.vae.num_latents, *task.vae.input_shape(num_samples))
+    elif isinstance(task, VocoderTaskConfig):
+        batch["waveform"] = torch.zeros(size, num_samples)
+        batch["log_mel"] = torch.zeros(size, task.vocoder.mel.num_frames(num_samples), task.vocoder.mel.n_mels)
+    elif isinstance(task, LocalizerTaskConfig):
+        batch["waveform"] = torch.zeros(size, 2, num_samples)
+        batch["target"] = torch.zeros(size, task.localizer.num_sectors)
+    else:
+        length, width = task.variant.text_encoder.max_tokens, task.variant.denoiser.cross_attention_dim
+        batch["latents"] = torch.zeros(size, *_pairing(recipe, task).packed_shape)
+        batch["prompt_embeds"] = torch.zeros(size, length, width)
+        batch["prompt_mask"] = torch.ones(size, length, dtype=torch.bool)
+    return batch
