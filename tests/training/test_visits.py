@@ -66,7 +66,7 @@ def test_a_list_is_trained_on_as_it_stands(corpus: Path, head: Any, tmp_path: Pa
     pairs = select_pairs(corpus, "train", 20, seed=1)
     write_pairs(tmp_path / "pairs.jsonl", pairs)
     recipe = get_recipe("tiny/mel_vae")
-    options: dict[str, Any] = {"device": "cpu", "num_bank_samples": 10_240, "vae_folders": {}}
+    options: dict[str, Any] = {"device": "cpu", "num_bank_samples": 10_240, "vae_folders": {}, "held_out": 0.0}
     task: Any = build_task(recipe.task, corpus, head, pairs=tmp_path / "pairs.jsonl", **options)
     assert task.num_clips == 20 and set(task.source.bank.ids) == {pair.clip for pair in pairs}
     seen = Counter()
@@ -76,6 +76,9 @@ def test_a_list_is_trained_on_as_it_stands(corpus: Path, head: Any, tmp_path: Pa
         azimuths = task.source.azimuths_deg[task.source.draw(indices, step(number, 4))[1]].tolist()
         seen.update(Pair(clip=name, azimuth_deg=azimuth) for name, azimuth in zip(names, azimuths, strict=True))
     assert seen == Counter(pairs)
+    held = build_task(recipe.task, corpus, head, pairs=tmp_path / "pairs.jsonl", **options | {"held_out": 0.2})
+    left = set(held.source.bank.ids)  # type: ignore[attr-defined]
+    assert held.num_clips == sum(pair.clip in left for pair in pairs) < 20, "what validates is not trained on"
     for wrong in (Pair(clip="folder/none", azimuth_deg=0.0), select_pairs(corpus, "test", 1, seed=0)[0]):
         write_pairs(tmp_path / "pairs.jsonl", [*pairs, wrong])
         with pytest.raises(ValueError, match=f"must name train clips of .*{wrong.clip}"):
@@ -91,9 +94,8 @@ def test_a_corpus_with_a_valid_split_is_validated_on_it(corpus: Path, head: Any,
     write_manifest(tmp_path / MANIFEST_NAME, [replace(row, split="valid") if row is moved else row for row in rows])
     (tmp_path / "shards").symlink_to(corpus / "shards")
     options: dict[str, Any] = {"device": "cpu", "num_bank_samples": 10_240, "vae_folders": {}}
-    for folder, held_out in ((tmp_path, [moved.id]), (corpus, [row.id for row in rows if row.split == "test"])):
-        task: Any = build_task(get_recipe("tiny/mel_vae").task, folder, head, **options)
-        assert task.held_out.bank.ids == held_out
+    task: Any = build_task(get_recipe("tiny/mel_vae").task, tmp_path, head, **options)
+    assert task.held_out.bank.ids == [moved.id] and task.num_clips == 11, "no share of the training clips is held out"
 
 
 # --- crops ------------------------------------------------------------------------------------------------------------
