@@ -83,17 +83,16 @@ def forecast(
 
 def _memory(recipe: Recipe, world_size: int, micro_batch: int) -> dict[str, int]:
     loop = recipe.loop
-    with torch.device("meta"):
-        phases = phases_of(recipe, "meta")
+    phases = phases_of(recipe, "meta")
     memory = dict.fromkeys(("weights", "frozen weights", "gradients", "moments", "average"), 0)
     for phase in phases.values():
         sharded = loop.parallel == "fsdp2" and world_size > 1 and phase.averaged
-        size = 4 * count_parameters(phase)
-        held = -(-size // world_size) if sharded else size
-        memory["weights"] += held
-        memory["gradients"] += held
-        memory["moments"] += 2 * held
-        memory["average"] += held if phase.averaged and loop.ema_decay else 0
+        holders = world_size if sharded else 1
+        moved = 4 * sum(value.numel() for value in phase.parameters() if value.requires_grad) // holders
+        memory["weights"] += 4 * count_parameters(phase) // holders
+        memory["gradients"] += moved
+        memory["moments"] += 2 * moved
+        memory["average"] += moved if phase.averaged and loop.ema_decay else 0
         memory["gathered blocks"] = 2 * _largest_block(phase) if sharded else memory.get("gathered blocks", 0)
     if recipe.task.kind == "diffusion":
         counts = account(recipe).parameters
@@ -168,14 +167,15 @@ class _Kept(saved_tensors_hooks):
 def phases_of(recipe: Recipe, device: str) -> dict[str, Phase]:
     """Build what a recipe trains, without clips."""
     task = recipe.task
-    source: Any = SimpleNamespace(hrirs=torch.empty(0, device=device))
-    if isinstance(task, VaeTaskConfig):
-        return VaeTask(task, source, source).phases
-    if isinstance(task, VocoderTaskConfig):
-        return VocoderTask(task, source, source).phases
-    if isinstance(task, LocalizerTaskConfig):
-        return {"localizer": LocalizerPhase(task).to(device)}
-    return {"denoiser": DenoiserPhase(task, _pairing(recipe, task)).to(device)}
+    with torch.device(device):
+        source: Any = SimpleNamespace(hrirs=torch.empty(0))
+        if isinstance(task, VaeTaskConfig):
+            return VaeTask(task, source, source).phases
+        if isinstance(task, VocoderTaskConfig):
+            return VocoderTask(task, source, source).phases
+        if isinstance(task, LocalizerTaskConfig):
+            return {"localizer": LocalizerPhase(task)}
+        return {"denoiser": DenoiserPhase(task, _pairing(recipe, task))}
 
 
 def _pairing(recipe: Recipe, task: DiffusionTaskConfig) -> LatentPairing:
