@@ -73,12 +73,11 @@ def train(
     with usage():
         chosen = resolve_recipe(recipe, settings or (), max_minutes)
     folder = runs / chosen.name
+    from dualspec.cli.prepare import ready_corpus
     from dualspec.training.run_lock import holds_run
 
     if holds_run(folder) and not resume:
         refuse(f"run folder must be new, got {folder}, which holds a run; add --resume or take other --runs")
-    from dualspec.cli.prepare import ready_corpus
-
     init, parts = (None, {}) if init is None else _starting_weights(init, chosen, hrir or ())
     vae_folders = _vae_folders(chosen, runs, vae or (), parts)
     data = ready_corpus(data, runs)
