@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from dualspec.accounting import account
 from dualspec.cli import app
 from dualspec.config import override
+from dualspec.data.datasets import hold_out
 from dualspec.data.manifest import ManifestRow, write_manifest
+from dualspec.data.selection import Pair, write_pairs
 from dualspec.forecast import forecast, phases_of, zero_batch
 from dualspec.recipes import ROOMS, get_recipe
 from dualspec.training.task import StepRandom
@@ -46,7 +48,7 @@ def test_activations_are_those_of_a_real_pass(room: str) -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_recipe_can_be_forecast(room: str) -> None:
     recipe = get_recipe(f"tiny/{room}")
-    result = forecast(recipe, 2, num_clips=40)
+    result = forecast(recipe, 2, visits=[str(index) for index in range(40)])
     assert (result.num_parts, result.micro_batch, result.num_samples, result.num_epochs) == (1, 2, 80, 2.0)
     trained = account(recipe).parameters
     total = trained.get("denoiser", sum(trained.values())) + sum(account(recipe).training_only.values())
@@ -70,7 +72,7 @@ def test_impossible_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="must be a multiple of the number of processes, 3, got 4"):
         forecast(get_recipe("tiny/stft_base"), 3)
     with pytest.raises(ValueError, match=r"memory must be at least \d+\.\d GB on each GPU, got 0.001"):
-        forecast(get_recipe("tiny/mel_vae"), 1, num_clips=1000, memory_gb=0.001)
+        forecast(get_recipe("tiny/mel_vae"), 1, memory_gb=0.001)
 
 
 def show(*words: object) -> tuple[int, str]:
@@ -100,6 +102,13 @@ def test_show_tells_what_training_asks_for(tmp_path: Path) -> None:
     code, text = show("tiny/mel_vae", "--world-size", 2, "--data", tmp_path, "--memory-gb", 80, "--json")
     training = json.loads(text)["training"]
     assert code == 0 and training["num_epochs"] == pytest.approx(80 / 38)  # two of the forty are held out
+    held = {row.id for row in hold_out(rows, 0.05) if row.split == "valid"}
+    pairs = [Pair(clip=row.id, azimuth_deg=azimuth) for row in rows[:10] for azimuth in (0.0, 90.0)]
+    write_pairs(tmp_path / "pairs.jsonl", pairs)
+    words = ("--data", tmp_path, "--pairs", tmp_path / "pairs.jsonl", "--json")
+    training = json.loads(show("tiny/mel_vae", "--world-size", 2, *words)[1])["training"]
+    kept = len({row.id for row in rows[:10]} - held)
+    assert training["num_epochs"] == 80 / (2 * kept) and training["memory"]["clips"] == 2 * kept * 10_240
     code, text = show("tiny/mel_vae", "--world-size", 2)
     assert code == 0 and "4 clips a step, 1 × 2 on each; 20 steps, 80 clips seen" in text and "gradients" in text
     assert show("tiny/mel_vae", "--world-size", 3)[0] == 2

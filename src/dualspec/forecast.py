@@ -5,6 +5,7 @@ of the real phase with one part of the batch; the pass is made on fake tensors, 
 counted: CUDA's own context, the work space of its kernels, and the frozen encoders' passes, which keep nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +36,7 @@ class Forecast:
     micro_batch: int  # clips of a part
     num_steps: int  # optimizer steps
     num_samples: int  # clips seen by all processes together, each in one direction
-    num_epochs: float | None  # visits of every clip; None without a corpus
+    num_epochs: float | None  # visits of every clip, or pair of clip and azimuth; None without a corpus
     memory: dict[str, int]  # bytes on one GPU, by what they hold
 
     @property
@@ -45,14 +46,14 @@ class Forecast:
 
 
 def forecast(
-    recipe: Recipe, world_size: int, *, num_clips: int | None = None, memory_gb: float | None = None
+    recipe: Recipe, world_size: int, *, visits: Sequence[str] = (), memory_gb: float | None = None
 ) -> Forecast:
     """Say what a recipe asks of each of `world_size` processes.
 
     Args:
         recipe: the run.
         world_size: processes, one to a GPU.
-        num_clips: training clips, all of which lie in the memory of every GPU.
+        visits: clips of one epoch; all of them lie in the memory of every GPU.
         memory_gb: what a GPU has, 1e9 bytes.
 
     Raises:
@@ -61,8 +62,7 @@ def forecast(
     loop = recipe.loop
     num_parts, micro_batch = loop.parts(world_size)
     memory = _memory(recipe, world_size, micro_batch)
-    if num_clips is not None:
-        memory["clips"] = 2 * num_clips * max(recipe.num_bank_samples, recipe.task.render.num_samples)
+    memory["clips"] = 2 * len(set(visits)) * max(recipe.num_bank_samples, recipe.task.render.num_samples)
     num_samples = loop.max_steps * loop.batch_size
     result = Forecast(
         world_size=world_size,
@@ -70,7 +70,7 @@ def forecast(
         micro_batch=micro_batch,
         num_steps=loop.max_steps,
         num_samples=num_samples,
-        num_epochs=num_samples / num_clips if num_clips else None,
+        num_epochs=num_samples / len(visits) if visits else None,
         memory={name: size for name, size in memory.items() if size},
     )
     if memory_gb is not None and result.total_gb > memory_gb:
@@ -83,17 +83,16 @@ def forecast(
 
 def _memory(recipe: Recipe, world_size: int, micro_batch: int) -> dict[str, int]:
     loop = recipe.loop
-    with torch.device("meta"):
-        phases = phases_of(recipe, "meta")
+    phases = phases_of(recipe, "meta")
     memory = dict.fromkeys(("weights", "frozen weights", "gradients", "moments", "average"), 0)
     for phase in phases.values():
         sharded = loop.parallel == "fsdp2" and world_size > 1 and phase.averaged
-        size = 4 * count_parameters(phase)
-        held = -(-size // world_size) if sharded else size
-        memory["weights"] += held
-        memory["gradients"] += held
-        memory["moments"] += 2 * held
-        memory["average"] += held if phase.averaged and loop.ema_decay else 0
+        holders = world_size if sharded else 1
+        moved = 4 * sum(value.numel() for value in phase.parameters() if value.requires_grad) // holders
+        memory["weights"] += 4 * count_parameters(phase) // holders
+        memory["gradients"] += moved
+        memory["moments"] += 2 * moved
+        memory["average"] += moved if phase.averaged and loop.ema_decay else 0
         memory["gathered blocks"] = 2 * _largest_block(phase) if sharded else memory.get("gathered blocks", 0)
     if recipe.task.kind == "diffusion":
         counts = account(recipe).parameters
@@ -168,14 +167,15 @@ class _Kept(saved_tensors_hooks):
 def phases_of(recipe: Recipe, device: str) -> dict[str, Phase]:
     """Build what a recipe trains, without clips."""
     task = recipe.task
-    source: Any = SimpleNamespace(hrirs=torch.empty(0, device=device))
-    if isinstance(task, VaeTaskConfig):
-        return VaeTask(task, source, source).phases
-    if isinstance(task, VocoderTaskConfig):
-        return VocoderTask(task, source, source).phases
-    if isinstance(task, LocalizerTaskConfig):
-        return {"localizer": LocalizerPhase(task).to(device)}
-    return {"denoiser": DenoiserPhase(task, _pairing(recipe, task)).to(device)}
+    with torch.device(device):
+        source: Any = SimpleNamespace(hrirs=torch.empty(0))
+        if isinstance(task, VaeTaskConfig):
+            return VaeTask(task, source, source).phases
+        if isinstance(task, VocoderTaskConfig):
+            return VocoderTask(task, source, source).phases
+        if isinstance(task, LocalizerTaskConfig):
+            return {"localizer": LocalizerPhase(task)}
+        return {"denoiser": DenoiserPhase(task, _pairing(recipe, task))}
 
 
 def _pairing(recipe: Recipe, task: DiffusionTaskConfig) -> LatentPairing:

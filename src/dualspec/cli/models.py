@@ -30,6 +30,7 @@ def show(
     data: Annotated[
         Path | None, typer.Option(help="Corpus that it would train on, for epochs and the memory of its clips.")
     ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="List of its clips at azimuths, as for `dualspec train`.")] = None,
     memory_gb: Annotated[
         float | None, typer.Option("--memory-gb", min=0, help="Refuse what does not fit a GPU of so many 1e9 bytes.")
     ] = None,
@@ -37,6 +38,8 @@ def show(
     """Show a recipe: resolved settings, shapes at every door, parameters of every part, and what training it takes."""
     if world_size is None and (data or memory_gb is not None):
         refuse("--data and --memory-gb must come with --world-size, got none; say how many GPUs")
+    if pairs is not None and data is None:
+        refuse("--pairs must come with --data, got none; name the corpus that it was selected from")
     if recipe is None:
         if settings or world_size:
             refuse("--set and --world-size must come with a recipe, got none; name one")
@@ -51,7 +54,7 @@ def show(
     with usage():
         chosen = resolve_recipe(recipe, settings or ())
         result = account(chosen)
-    asked = _forecast(chosen, world_size, data, memory_gb) if world_size is not None else None
+    asked = _forecast(chosen, world_size, data, pairs, memory_gb) if world_size is not None else None
     if as_json:
         more = {"training": to_dict(asked)} if asked is not None else {}
         print(json.dumps(_as_json(chosen, result) | more, indent=2))
@@ -61,17 +64,22 @@ def show(
         _print_forecast(chosen, asked)
 
 
-def _forecast(recipe: Recipe, world_size: int, data: Path | None, memory_gb: float | None) -> Forecast:
+def _forecast(
+    recipe: Recipe, world_size: int, data: Path | None, pairs: Path | None, memory_gb: float | None
+) -> Forecast:
     from dualspec.data.datasets import hold_out
     from dualspec.data.manifest import read_manifest
+    from dualspec.data.selection import read_pairs
     from dualspec.forecast import forecast
 
-    num_clips = None
+    visits: list[str] = []
     if data is not None:
-        rows = hold_out(read_manifest(data), recipe.loop.held_out)
-        num_clips = sum(row.split == "train" for row in rows)
+        visits = [row.id for row in hold_out(read_manifest(data), recipe.loop.held_out) if row.split == "train"]
+    if pairs is not None:
+        clips = set(visits)
+        visits = [pair.clip for pair in read_pairs(pairs) if pair.clip in clips]
     with usage():
-        return forecast(recipe, world_size, num_clips=num_clips, memory_gb=memory_gb)
+        return forecast(recipe, world_size, visits=visits, memory_gb=memory_gb)
 
 
 def assemble(
@@ -160,7 +168,7 @@ def _print(recipe: Recipe, result: Account) -> None:
 
 def _print_forecast(recipe: Recipe, asked: Forecast) -> None:
     steps = f"{'at most ' if recipe.loop.max_minutes else ''}{asked.num_steps:,} steps"
-    epochs = f", each clip {asked.num_epochs:,.1f} times" if asked.num_epochs is not None else ""
+    epochs = f", {asked.num_epochs:,.1f} epochs" if asked.num_epochs is not None else ""
     cut = f"{recipe.loop.batch_size} clips a step, {asked.num_parts} × {asked.micro_batch} on each"
     print(f"\ntraining on {asked.world_size} GPU(s): {cut}; {steps}, {asked.num_samples:,} clips seen{epochs}")
     rows = [[name, f"{size / 1e9:.2f} GB"] for name, size in asked.memory.items()]
