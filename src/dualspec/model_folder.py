@@ -202,11 +202,27 @@ def assemble(
             config = variant if name == "denoiser" else read_config(source, PART_CONFIGS)
             save_state(temporary / name, read_state(source), config, dtype=dtype, notes=read_notes(source))
         write_index(temporary, variant.variant, list(sources))
-        if head is not None:
-            save_json(head, temporary / HEAD_NAME)
+        write_head(temporary, head)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_head(folder: Path) -> HeadCues | None:
+    """Return the cues of the head that a model's training clips were rendered with; None where its folder has none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    return load_json(HeadCues, folder / HEAD_NAME) if (folder / HEAD_NAME).is_file() else None
+
+
+def write_head(folder: Path, head: HeadCues | None) -> None:
+    """Write these cues beside a model's parts; None leaves no file behind."""
+    if head is None:
+        (folder / HEAD_NAME).unlink(missing_ok=True)
+    else:
+        save_json(head, folder / HEAD_NAME)
 
 
 def load_judge(
@@ -224,8 +240,7 @@ def load_judge(
         ValueError: a file is damaged.
     """
     if target is None:
-        stored = (Path(folder) if folder is not None else embedded_bundle()) / HEAD_NAME
         sphere = Path(str(resources.files("dualspec") / "bundles" / "sphere.json"))
-        target = load_json(HeadCues, stored if stored.is_file() else sphere)
+        target = read_head(Path(folder) if folder is not None else embedded_bundle()) or load_json(HeadCues, sphere)
     loaded = load_localizer(localizer)
     return DirectionJudge(localizer=loaded.localizer, facts=loaded.facts, target=target)
