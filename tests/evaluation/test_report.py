@@ -1,7 +1,6 @@
 """Judging a folder: ideal values, resumption, processes, and every kind of folder that cannot be judged as it is."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,13 @@ from dualspec.audio.azimuth import sector_grid_deg
 from dualspec.audio.binaural import normalize_peak, render
 from dualspec.audio.hrir import HrirSet, spherical_head
 from dualspec.audio.waveform import write_waveform
-from dualspec.cli.evaluation import _localizer
 from dualspec.evaluation.clips import Conversion, list_clips
 from dualspec.evaluation.distribution_metrics import frechet_distance
-from dualspec.evaluation.efficientat import EfficientAt
-from dualspec.evaluation.embedders import Embedding, load_embedder
+from dualspec.evaluation.embedders import Embedding
 from dualspec.evaluation.measure import Cache, Measurer, _Worker
 from dualspec.evaluation.report import judge, markdown, write_judgement
-from dualspec.hearing.cues import itd_us, target_cues
-from dualspec.hearing.localizer import Localizer, LocalizerConfig, LocalizerResult, result_of
-from dualspec.training.weights import save_weights
+from dualspec.hearing.cues import interaural_cues, target_cues
+from dualspec.hearing.localizer import LocalizerConfig, LocalizerResult, result_of
 
 
 class Bands:
@@ -46,7 +42,7 @@ class Ear:
         self.known[(centres > 90) & (centres < 270)] = 1e6
 
     def predict(self, waveform: torch.Tensor, sample_rate: int) -> LocalizerResult:
-        return result_of(-0.1 * (itd_us(waveform, sample_rate)[:, None] - self.known).abs())
+        return result_of(-0.1 * (interaural_cues(waveform, sample_rate).itd_us[:, None] - self.known).abs())
 
 
 def measurer(**changes: Any) -> Measurer:
@@ -155,7 +151,7 @@ def test_judging_goes_on_where_it_was(clips_folder: Path, tmp_path: Path, monkey
     seen: list[int] = []
 
     def counting(self: _Worker, chunk: Any) -> Any:
-        seen.append(len(chunk))
+        seen.append(len(chunk.tasks))
         if len(seen) == 4 and not (tmp_path / "again").exists():
             raise KeyboardInterrupt
         return original(self, chunk)
@@ -173,26 +169,6 @@ def test_judging_goes_on_where_it_was(clips_folder: Path, tmp_path: Path, monkey
     assert judge(clips, clips, measurer=measurer(), cache=Cache(tmp_path / "cut")) == whole and not seen
     other = judge(clips, clips, measurer=measurer(embedder_sha256="c"), cache=Cache(tmp_path / "cut"))
     assert sum(seen) == 24 and other == whole, "another embedder measures anew, cues stay"
-
-
-def test_several_processes_find_the_same(clips_folder: Path, tmp_path: Path) -> None:
-    """Two new processes with networks that each loads for itself; batches of another size."""
-    torch.manual_seed(0)
-    config = LocalizerConfig(branch_channels=(2, 2, 2), fused_channels=4, hidden_features=(4, 4))
-    save_weights(tmp_path / "ear", Localizer(config), config)
-    torch.save(EfficientAt().state_dict(), tmp_path / "network.pt")
-    networks = {
-        "localizer": partial(_localizer, str(tmp_path / "ear"), "cpu"),
-        "embedder": partial(load_embedder, f"mn04_as={tmp_path / 'network.pt'},unchecked"),
-    }
-    clips = list_clips(clips_folder)[:4]
-    one = judge(clips, clips, measurer=measurer(**networks))
-    progress: list[int] = []
-    two = judge(clips, clips, measurer=measurer(**networks, batch_size=3), processes=2, on_clips=progress.append)
-    assert progress[-1] == 8 and progress == sorted(progress)
-    for name in ("inception_score", "kl_sigmoid", "fd"):
-        assert two["quality"]["mean"][name] == pytest.approx(one["quality"]["mean"][name], abs=1e-4)
-    assert two["confusion"] == one["confusion"] and two["rows"] == one["rows"]
 
 
 def test_clips_of_several_lengths_do_not_change_each_other(rendered: Any, clips_folder: Path, tmp_path: Path) -> None:

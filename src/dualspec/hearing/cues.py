@@ -25,6 +25,8 @@ from dualspec.hearing.correlation import MAX_LAG_S, BandSpectra, band_spectra, h
 if TYPE_CHECKING:
     from dualspec.audio.hrir import HrirMethod, HrirSet
 
+CUES = ("itd_us", "ild_db", "coherence", "audible", "timed")
+"""What `InterauralCues` holds, in its order."""
 TIMING_BAND_HZ = (150.0, 1200.0)
 """Band in which ITD and coherence are measured."""
 FINE_STRUCTURE_LIMIT_HZ = 1500.0
@@ -101,58 +103,6 @@ def interaural_cues(
     return _reshape(cues, lead)
 
 
-def itd_us(waveform: Tensor, sample_rate: int, *, band_hz: tuple[float, float] = TIMING_BAND_HZ) -> Tensor:
-    """Measure the interaural time difference.
-
-    Args:
-        waveform: (..., 2, S), channel 0 left, in [-1, 1].
-        sample_rate: Hz.
-        band_hz: edges of the band, Hz.
-
-    Returns:
-        (...) float64, microseconds, in ±1000; negative = left ear first; NaN where the band holds no sound.
-
-    Raises:
-        ValueError: as `interaural_cues`.
-    """
-    return interaural_cues(waveform, sample_rate, band_hz=band_hz).itd_us
-
-
-def ild_db(waveform: Tensor) -> Tensor:
-    """Measure the broadband interaural level difference.
-
-    Args:
-        waveform: (..., 2, S), channel 0 left, in [-1, 1].
-
-    Returns:
-        (...) float64, dB, positive = left louder.
-
-    Raises:
-        ValueError: the waveform must have two finite ears, both audible.
-    """
-    flat, lead = _flatten(waveform)
-    power = flat.square().mean(-1)
-    _refuse_silence((power >= SILENCE_POWER).all(-1))
-    return (10.0 * (power[:, LEFT] / power[:, RIGHT]).log10()).reshape(lead)
-
-
-def coherence(waveform: Tensor, sample_rate: int, *, band_hz: tuple[float, float] = TIMING_BAND_HZ) -> Tensor:
-    """Measure the interaural coherence: 1 for one source through one head, near 0 for unrelated ears.
-
-    Args:
-        waveform: (..., 2, S), channel 0 left, in [-1, 1].
-        sample_rate: Hz.
-        band_hz: edges of the band, Hz.
-
-    Returns:
-        (...) float64, 0 to 1; NaN where the band holds no sound.
-
-    Raises:
-        ValueError: as `interaural_cues`.
-    """
-    return interaural_cues(waveform, sample_rate, band_hz=band_hz).coherence
-
-
 def audible(waveform: Tensor) -> Tensor:
     """Tell the clips that can be judged from those with a silent ear.
 
@@ -224,51 +174,21 @@ def band_cues(
     centre_s = torch.where(whole.timed, whole.itd_us, 0.0) * 1e-6
     columns = [_one_band(flat, sample_rate, band, whole.audible, centre_s) for band in bands]
     joined = (torch.stack(column, dim=-1) for column in zip(*columns, strict=True))
-    names = ("itd_us", "ild_db", "coherence", "audible", "timed")
-    return _reshape(InterauralCues(**dict(zip(names, joined, strict=True))), (*lead, len(bands)))
+    return _reshape(InterauralCues(**dict(zip(CUES, joined, strict=True))), (*lead, len(bands)))
 
 
 def target_cues(
-    hrir_set: HrirSet,
-    azimuths_deg: Tensor | Sequence[float],
-    *,
-    source: Tensor | None = None,
-    method: HrirMethod = "nearest",
-    tolerance_deg: float = 1.0,
-    edges_hz: Sequence[float] | None = None,
+    hrir_set: HrirSet, azimuths_deg: Tensor | Sequence[float], *, method: HrirMethod = "nearest"
 ) -> InterauralCues:
-    """Measure the cues that a head gives to a source, to compare with what is heard.
+    """Measure the cues (N,) that a head gives to a source with a flat spectrum at the azimuths (N,), degrees.
 
-    Args:
-        hrir_set: the head.
-        azimuths_deg: directions, (N,), degrees.
-        source: mono sound, (S,) for all directions or (N, S) one for each, at the set's sample rate; None for a
-            source with a flat spectrum. Level and delay of a head vary with frequency, so the source matters.
-        method: how directions between measured ones are served, see `HrirSet.at`.
-        tolerance_deg: largest distance to a measured direction, degrees ("nearest" only).
-        edges_hz: K + 1 ascending band edges, Hz, for cues band by band; None for the broadband cues.
-
-    Returns:
-        Cues of shape (N,), or (N, K) by bands.
+    Level and delay of a head vary with frequency: for another sound, measure that sound rendered, or see
+    `proof.HeadCues.targets`.
 
     Raises:
-        ValueError: a direction is not in the set, or the source is silent or of the wrong shape.
+        ValueError: a direction is not in the set; `HrirSet.at` says how directions between measured ones are served.
     """
-    pairs = hrir_set.at(azimuths_deg, method=method, tolerance_deg=tolerance_deg)
-    if source is not None:
-        from dualspec.audio.binaural import render  # here, so that judging a generated clip needs no renderer
-
-        if source.ndim == 1:
-            source = source.expand(len(pairs), -1)
-        if source.ndim != 2 or len(source) != len(pairs):
-            raise ValueError(
-                f"source must be mono with shape (S,) or ({len(pairs)}, S), got {tuple(source.shape)}; "
-                "give one sound for each direction"
-            )
-        pairs = render(source.double(), pairs.to(source.device))
-    if edges_hz is not None:
-        return band_cues(pairs, hrir_set.sample_rate, edges_hz=edges_hz)
-    return interaural_cues(pairs, hrir_set.sample_rate)
+    return interaural_cues(hrir_set.at(azimuths_deg, method=method), hrir_set.sample_rate)
 
 
 def cue_errors(reference: InterauralCues, estimate: InterauralCues) -> CueErrors:
