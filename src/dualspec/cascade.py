@@ -88,9 +88,7 @@ def _another(data: ClipDataset, place: int, seed: int) -> int | None:
     return found[seed % len(found)] if found else None
 
 
-def cascade(
-    clips: Sequence[Clip], head: Head, output: Path, *, options: OutputOptions, conversion: Conversion | None = None
-) -> Iterator[int]:
+def cascade(clips: Sequence[Clip], head: Head, output: Path, *, options: OutputOptions) -> Iterator[int]:
     """Write the mid signal of every clip through a head, at the azimuth that its record asks for.
 
     Args:
@@ -98,7 +96,6 @@ def cascade(
         head: at the clips' rate.
         output: folder, made if it is absent.
         options: sample format, picture.
-        conversion: what may be done to mono files.
 
     Yields:
         The number of clips written so far.
@@ -107,7 +104,7 @@ def cascade(
     system = source | {"kind": "cascade", "name": source.get("name"), "of": source["kind"]}
     output.mkdir(parents=True, exist_ok=True)
     for done, clip in enumerate((clip for clip in clips if clip.azimuth_deg is not None), start=1):
-        ears, _ = read_ears(clip.path, conversion or Conversion(copy_mono=True))
+        ears = read_ears(clip.path, Conversion(copy_mono=True)).waveform
         facts: dict[str, Any] = {key: clip.record.get(key) for key in ("prompt", "event", "seed")}
         facts["azimuth"] = {"azimuth_deg": clip.azimuth_deg, "style": clip.style}
         path = output / f"{clip.name}.wav"

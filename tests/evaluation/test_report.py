@@ -140,8 +140,11 @@ def test_ears_are_judged_apart_and_compat_is_the_left_one(rendered: Any, clips_f
     assert ours["quality"]["mean"]["fd"] == pytest.approx(both, abs=1e-5)
     own, theirs = (Bands()(ears[:, 1], 16_000).embeddings for ears in (changed, waveform))
     assert ours["quality"]["right"]["fd"] == pytest.approx(frechet_distance(theirs, own), rel=1e-2)  # 16-bit files
+    assert ours["absent"]["psnr_db"] == "every clip equals its reference at the left ear"
+    assert "psnr_db" in ours["quality"]["right"] and "psnr_db" not in ours["quality"]["mean"]
     compat = judge(estimates, references, measurer=measurer(mode="compat"))
     assert compat["quality"].keys() == {"left"} and compat["quality"]["left"]["fd"] == pytest.approx(0, abs=1e-9)
+    assert not {"psnr_db", "ssim"} & set(compat["quality"]["left"]), "audioldm_eval leaves equal clips out of both"
 
 
 def test_judging_goes_on_where_it_was(clips_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +242,20 @@ def test_mono_and_other_rates_are_refused_or_converted_in_sight(rendered: Any, t
     write_waveform(folder / "clip00.wav", waveform[0], 22_050)
     with pytest.raises(ValueError, match="must be at 16000 Hz, got 22050; allow it by --resample"):
         judge(list_clips(folder)[:1], measurer=measurer())
-    judge(list_clips(folder)[:1], measurer=measurer(conversion=Conversion(resample=True)))
+    resampled = judge(list_clips(folder)[:1], measurer=measurer(conversion=Conversion(resample=True)))
+    assert resampled["num_resampled"] == 1 and "num_resampled 1" in markdown(resampled)
+    write_waveform(folder / "clip00.wav", waveform[0, :, :900], 16_000)
+    with pytest.raises(ValueError, match=r"clip00\.wav must last 0\.1 s or more, got 900 samples"):
+        judge(list_clips(folder)[:1], measurer=measurer())
+
+
+def test_leave_to_convert_is_not_kept(rendered: Any, tmp_path: Path) -> None:
+    """What one judgement was allowed to convert, the next one must be allowed again."""
+    folder = write_folder(tmp_path / "mono", rendered[1][:1], rendered[2][:1, :1])
+    allowed = measurer(conversion=Conversion(copy_mono=True))
+    assert judge(list_clips(folder), measurer=allowed, cache=Cache(tmp_path / "kept"))["num_copied_mono"] == 1
+    with pytest.raises(ValueError, match="must have two channels"):
+        judge(list_clips(folder), measurer=measurer(), cache=Cache(tmp_path / "kept"))
 
 
 def test_folders_that_cannot_be_judged_get_one_clear_line(rendered: Any, clips_folder: Path, tmp_path: Path) -> None:
@@ -257,6 +273,10 @@ def test_folders_that_cannot_be_judged_get_one_clear_line(rendered: Any, clips_f
     assert "fd" not in one["quality"]["mean"] and "kl" in one["quality"]["mean"]
     few = judge(clips[:3], clips[:3], measurer=measurer(mode="compat"))
     assert few["absent"]["inception_score"] == "10 parts need as many clips, got 3"
+    folder = write_folder(tmp_path / "half", azimuths[:2], waveform[:2])
+    (folder / "clip01.json").unlink()
+    with pytest.raises(ValueError, match=r"a record beside every sound or beside none, got none for clip01\.wav"):
+        list_clips(folder)
     folder = write_folder(tmp_path / "lost", azimuths[:2], waveform[:2])
     write_waveform(folder / "clip00.flac", waveform[0], 16_000)
     (folder / "clip00.json").unlink()

@@ -13,6 +13,8 @@ from dualspec.cli.console import print_table, progress_bar
 from dualspec.cli.door import note, refuse, usage
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dualspec.data.datasets import ClipBank
     from dualspec.generation import Head
     from dualspec.hearing.localizer import Localizer
@@ -167,7 +169,7 @@ def evaluate(
     from dualspec.audio.hrir import load_sofa
     from dualspec.evaluation.clips import Conversion, list_clips
     from dualspec.evaluation.measure import Cache, Measurer
-    from dualspec.evaluation.report import judge, markdown, write_judgement
+    from dualspec.evaluation.report import judge, markdown_table, write_judgement
     from dualspec.training.processes import check_device
 
     if unpaired and reference is None:
@@ -203,7 +205,7 @@ def evaluate(
         write_judgement(output, result)
     print(json.dumps({key: value for key, value in result.items() if key not in ("rows", "confusion")}, indent=2))
     if "rows" in result:
-        print(markdown(result).rpartition("\n\n| azimuth")[2].join(["| azimuth", ""]))
+        print(markdown_table(result["rows"]))
 
 
 def _measurer(localizer: str, embedder: str | None, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -242,7 +244,8 @@ def nearest(
 ) -> None:
     """Find the training clip nearest to each generated one: is the model copying?
 
-    Beside it stand the distances of as many held-out recordings, which cannot be copies.
+    The ears of a clip are joined without the comb filter that adding them would give. Beside it stand the distances of
+    as many held-out recordings, which cannot be copies.
     """
     import torch
 
@@ -250,30 +253,29 @@ def nearest(
     from dualspec.data.datasets import load_clips
     from dualspec.evaluation.clips import Conversion, list_clips, read_ears
     from dualspec.evaluation.signal_metrics import nearest_clips
+    from dualspec.synthesis.mid_signal import common_phase_mid
 
     clips = list_clips(folder)
     clips = [clips[index] for index in torch.linspace(0, len(clips) - 1, min(num, len(clips))).long().tolist()]
-    ears = [read_ears(clip.path, Conversion())[0] for clip in clips]
+    ears = [read_ears(clip.path, Conversion()).waveform for clip in clips]
     num_samples = max(waveform.shape[-1] for waveform in ears)
-    waveforms = torch.stack([crop_or_pad(waveform, num_samples) for waveform in ears])
-    bank = load_clips(data, "train", num_samples=num_samples)
-    held_out = load_clips(data, "test", num_samples=num_samples)
-    chosen = torch.linspace(0, len(held_out) - 1, min(num, len(held_out))).long()
+    mono = common_phase_mid(torch.stack([crop_or_pad(waveform, num_samples) for waveform in ears]))
+    bank, held_out = (load_clips(data, split, num_samples=num_samples) for split in ("train", "test"))
+    true = held_out.float_waveforms(torch.linspace(0, len(held_out) - 1, min(num, len(held_out))).long())
     names = [clip.path.name for clip in clips]
     if embedder is not None:
-        _nearest_embedded(embedder, names, waveforms, bank, held_out.float_waveforms(chosen))
+        _nearest_embedded(embedder, names, mono, bank, true)
         return
-    found = nearest_clips(waveforms, bank)
-    true = nearest_clips(held_out.float_waveforms(chosen)[:, None].expand(-1, 2, -1), bank)
+    found = nearest_clips(mono, bank)
     rows = [[name, f"{near.distance:.3f}", near.clip_id, near.label] for name, near in zip(names, found, strict=True)]
     print_table(["clip", "distance", "nearest training clip", "its label"], rows)
-    for name, neighbours in (("generated", found), ("held-out recordings", true)):
+    for name, neighbours in (("generated", found), ("held-out recordings", nearest_clips(true, bank))):
         distances = torch.tensor([neighbour.distance for neighbour in neighbours])
         print(f"{name}: median {distances.median():.3f}, least {distances.min():.3f} neper ({len(distances)} clips)")
 
 
-def _nearest_embedded(spec: str, names: list[str], waveforms: Any, bank: ClipBank, held_out: Any) -> None:
-    """Print the nearest training clips by cosine distance of embeddings; the ears of a clip are averaged."""
+def _nearest_embedded(spec: str, names: list[str], mono: Tensor, bank: ClipBank, held_out: Tensor) -> None:
+    """Print the nearest training clips by cosine distance of embeddings."""
     import torch
 
     from dualspec.evaluation.copying import nearest_in_embedding
@@ -290,7 +292,7 @@ def _nearest_embedded(spec: str, names: list[str], waveforms: Any, bank: ClipBan
     recordings = sorted({row.recording for row in bank.rows})
     classes = torch.tensor([labels.index(own[0]) for own in bank.labels])
     sources = torch.tensor([recordings.index(row.recording) for row in bank.rows])
-    for title, sounds in (("generated", waveforms.mean(1)), ("held-out recordings", held_out)):
+    for title, sounds in (("generated", mono), ("held-out recordings", held_out)):
         embeddings = network(sounds, bank.sample_rate).embeddings
         found = nearest_in_embedding(embeddings, torch.cat(known), classes, source_ids=sources)
         if title == "generated":

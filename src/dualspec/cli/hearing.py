@@ -130,9 +130,9 @@ def audition(
     from dualspec.cli.training import read_heads
     from dualspec.data.datasets import load_clips
     from dualspec.data.manifest import Split, read_manifest
+    from dualspec.evaluation.audition import CONDITIONS, card
+    from dualspec.evaluation.audition import audition as audit
     from dualspec.files import write_text_atomic
-    from dualspec.hearing.audition import CONDITIONS, card
-    from dualspec.hearing.audition import audition as audit
     from dualspec.model_folder import load_localizer
 
     loaded = load_localizer(localizer)
@@ -173,8 +173,8 @@ def _judge_roundtrip(localizer: Localizer, folder: Path) -> Any:
     """Judge the estimates of a round trip, whose records know the azimuth."""
     import torch
 
+    from dualspec.evaluation.audition import judge, score
     from dualspec.evaluation.clips import Conversion, list_clips, read_ears
-    from dualspec.hearing.audition import judge, score
 
     conversion = Conversion(sample_rate=localizer.config.sample_rate)
     angles: list[Tensor] = []
@@ -182,7 +182,7 @@ def _judge_roundtrip(localizer: Localizer, folder: Path) -> Any:
     wanted: list[float] = []
     for clip in list_clips(folder / "estimate" if (folder / "estimate").is_dir() else folder):
         if clip.azimuth_deg is not None:
-            waveform, _ = read_ears(clip.path, conversion)
+            waveform = read_ears(clip.path, conversion).waveform
             angle, confidence, heard = judge(localizer, waveform[None], conversion.sample_rate)
             angles.append(angle)
             confidences.append(confidence)

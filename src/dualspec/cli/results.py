@@ -217,7 +217,7 @@ def _spectrograms(folder: Path, output: Path, num: int = 4) -> str:
     lines = []
     for place in sorted({round(index * (len(clips) - 1) / max(1, num - 1)) for index in range(num)}):
         clip, picture = clips[place], output.with_name(f"{output.stem}-{place}.png")
-        ears, _ = read_ears(clip.path, Conversion())
+        ears = read_ears(clip.path, Conversion()).waveform
         title = str(clip.record.get("prompt", clip.name))
         spectrogram_figure(ears, Conversion().sample_rate, picture, title=title, azimuth_deg=clip.azimuth_deg)
         lines.append(f"![{clip.name}]({picture.name})\n\n`{clip.path.name}`: {title}\n")

@@ -11,6 +11,7 @@ number of clips, so compare values of equal counts alone. The divergence compare
 Paper equations (19) and (20).
 """
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -123,23 +124,19 @@ def _log_probabilities(logits: Tensor, mode: Mode) -> Tensor:
     return logits.log_softmax(dim=1) if mode == "softmax" else torch.nn.functional.logsigmoid(logits)
 
 
-def inception_score(
-    logits: Tensor, *, num_splits: int = 1, seed: int = COMPAT_SEED, mode: Mode = "softmax"
-) -> tuple[float, float]:
+def inception_score(logits: Tensor, *, num_splits: int = 1) -> tuple[float, float]:
     """Measure how certain the classifier is of each clip and how many classes the set covers.
 
     Args:
-        logits: (N, C) class scores of the generated clips.
+        logits: (N, C) class scores of the generated clips; softmax makes one distribution of each row.
         num_splits: parts, each scored alone; 1 scores all clips together, `COMPAT_SPLITS` is audioldm_eval's number,
             which is lower for few clips.
-        seed: of the shuffle before the split, as numpy's RandomState.
-        mode: "softmax", or "sigmoid" with each clip's probabilities scaled to the sum 1.
 
     Returns:
         Mean and standard deviation over the parts; 1 (all clips alike) to C.
 
     Raises:
-        ValueError: fewer clips than parts, or an unknown mode.
+        ValueError: fewer clips than parts.
 
     Paper Eq. (20).
     """
@@ -147,11 +144,10 @@ def inception_score(
         raise ValueError(f"num_splits must be 1 or more, got {num_splits}; audioldm_eval uses {COMPAT_SPLITS}")
     logits = validate(logits, "logits", min_clips=num_splits)
     # audioldm_eval's own generator: the parts are the same clips as in its numbers, and no shared state is touched.
-    order = torch.from_numpy(RandomState(seed).permutation(len(logits)))
-    log_p = _log_probabilities(logits[order], mode)
-    log_p = log_p - log_p.logsumexp(dim=1, keepdim=True)
+    order = torch.from_numpy(RandomState(COMPAT_SEED).permutation(len(logits)))
+    log_p = logits[order].log_softmax(dim=1)
     bounds = [index * len(log_p) // num_splits for index in range(num_splits + 1)]
-    scores = torch.stack([_score(log_p[bounds[part] : bounds[part + 1]]) for part in range(num_splits)])
+    scores = torch.stack([_score(log_p[start:stop]) for start, stop in pairwise(bounds)])
     return float(scores.mean()), float(scores.std(correction=0))
 
 
@@ -161,31 +157,35 @@ def _score(log_p: Tensor) -> Tensor:
 
 
 def evaluate(
-    reference_embeddings: Tensor,
+    reference_embeddings: Tensor | None,
     estimate_embeddings: Tensor,
-    reference_logits: Tensor,
+    reference_logits: Tensor | None,
     estimate_logits: Tensor,
     *,
     compat: bool = False,
 ) -> dict[str, float]:
-    """Compute all metrics of this module for paired clips.
+    """Compute all metrics of this module that the clips allow.
 
     Args:
-        reference_embeddings: (N, D).
-        estimate_embeddings: (N, D).
-        reference_logits: (N, C).
-        estimate_logits: (N, C).
+        reference_embeddings: (N, D); None without references.
+        estimate_embeddings: (M, D).
+        reference_logits: (M, C), row by row of the clips that belong to the estimates; None where none do.
+        estimate_logits: (M, C).
         compat: audioldm_eval's constants.
 
     Returns:
-        "fd", "kl", "kl_sigmoid", "inception_score", "inception_score_std".
+        "fd" (of 2 clips or more on both sides), "kl" and "kl_sigmoid" (of pairs), "inception_score" (of as many clips
+        as parts) and, of several parts, "inception_score_std".
     """
-    epsilon = COMPAT_EPSILON if compat else 0.0
-    score, deviation = inception_score(estimate_logits, num_splits=COMPAT_SPLITS if compat else 1)
-    return {
-        "fd": frechet_distance(reference_embeddings, estimate_embeddings),
-        "kl": kl_divergence(reference_logits, estimate_logits, epsilon=epsilon),
-        "kl_sigmoid": kl_divergence(reference_logits, estimate_logits, mode="sigmoid", epsilon=epsilon),
-        "inception_score": score,
-        "inception_score_std": deviation,
-    }
+    result: dict[str, float] = {}
+    if reference_embeddings is not None and min(len(reference_embeddings), len(estimate_embeddings)) > 1:
+        result["fd"] = frechet_distance(reference_embeddings, estimate_embeddings)
+    if reference_logits is not None:
+        epsilon = COMPAT_EPSILON if compat else 0.0
+        result["kl"] = kl_divergence(reference_logits, estimate_logits, epsilon=epsilon)
+        result["kl_sigmoid"] = kl_divergence(reference_logits, estimate_logits, mode="sigmoid", epsilon=epsilon)
+    num_splits = COMPAT_SPLITS if compat else 1
+    if len(estimate_logits) >= num_splits:
+        result["inception_score"], spread = inception_score(estimate_logits, num_splits=num_splits)
+        result |= {"inception_score_std": spread} if num_splits > 1 else {}
+    return result

@@ -132,7 +132,7 @@ class _Chunk:
     """Files, or pairs of files, that are measured together, and what of them."""
 
     kinds: dict[str, str]  # kind and its key in the cache
-    tasks: list[tuple[str, tuple[Path, ...]]]  # SHA-256 and the file or both files
+    tasks: Sequence[tuple[str, tuple[Path, ...]]]  # SHA-256 and the file or both files
 
 
 def measure(

@@ -127,35 +127,26 @@ def evaluate(reference: Tensor, estimate: Tensor) -> dict[str, Tensor]:
     return {"psnr_db": psnr_db(first, second), "ssim": ssim(first, second)}
 
 
-def nearest_clips(
-    waveform: Tensor, bank: ClipBank, *, skip: list[str] | None = None, chunk: int = 64
-) -> list[Neighbour]:
+def nearest_clips(waveform: Tensor, bank: ClipBank, *, chunk: int = 64) -> list[Neighbour]:
     """Find the nearest training clip of each sound, whatever their levels.
 
     Args:
-        waveform: (B, 2, S); the ears are averaged.
+        waveform: (B, S) mono.
         bank: training clips of the same length.
-        skip: per sound, a clip id that does not count (the sound itself).
         chunk: training clips compared at once.
 
     Returns:
         One neighbour per sound.
     """
-    queries = _level_free(log_mel(waveform.mean(dim=1), MEL))
+    queries = _level_free(log_mel(waveform, MEL))
     best = [Neighbour(distance=float("inf"), clip_id="", label="") for _ in queries]
-    for start in range(0, len(bank), chunk):
-        rows = torch.arange(start, min(start + chunk, len(bank)))
+    for rows in torch.arange(len(bank)).split(chunk):
         clips = _level_free(log_mel(bank.float_waveforms(rows), MEL))
         for index, query in enumerate(queries):
-            distances = (clips - query).abs().flatten(1).mean(dim=1)
-            if skip is not None and skip[index] in bank.ids[start : start + len(rows)]:
-                distances[bank.ids[start : start + len(rows)].index(skip[index])] = float("inf")
-            at = int(distances.argmin())
-            if float(distances[at]) < best[index].distance:
-                clip = start + at
-                best[index] = Neighbour(
-                    distance=float(distances[at]), clip_id=bank.ids[clip], label=bank.labels[clip][0]
-                )
+            distance, at = (clips - query).abs().flatten(1).mean(dim=1).min(dim=0)
+            if float(distance) < best[index].distance:
+                clip = int(rows[at])
+                best[index] = Neighbour(distance=float(distance), clip_id=bank.ids[clip], label=bank.labels[clip][0])
     return best
 
 

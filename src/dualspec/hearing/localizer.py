@@ -192,7 +192,7 @@ class Localizer(nn.Module):
 
     @torch.inference_mode()
     def predict_long(self, waveform: Tensor, sample_rate: int, *, window_s: float = 10.24) -> LocalizerResult:
-        """Say where one recording of any length is: windows are judged one by one, their probabilities averaged.
+        """Say where one recording of any length is: windows are judged one by one, and weighed by their length.
 
         Args:
             waveform: (2, S), channel 0 left, in [-1, 1].
@@ -211,9 +211,9 @@ class Localizer(nn.Module):
                 f"waveform must be (2, S), S at least {shortest}, got {tuple(waveform.shape)}; make it longer"
             )
         windows = [part for part in waveform.split(window, dim=-1) if part.shape[-1] >= shortest]
-        heard = [part for part in windows if bool(audible(part).all())]
-        results = [self.predict(part, sample_rate).probabilities for part in heard or windows[:1]]
-        return result_of(torch.cat(results).mean(0, keepdim=True).clamp(min=1e-30).log())
+        heard = [part for part in windows if bool(audible(part).all())] or windows[:1]
+        weighed = [part.shape[-1] * self.predict(part, sample_rate).probabilities for part in heard]
+        return result_of((torch.cat(weighed).sum(0, keepdim=True)).clamp(min=1e-30).log())
 
 
 def result_of(logits: Tensor) -> LocalizerResult:

@@ -7,7 +7,7 @@ import torch
 
 from dualspec.audio.azimuth import sector_grid_deg
 from dualspec.audio.hrir import spherical_head
-from dualspec.hearing.audition import CONDITIONS, _render, add_noise, audition, card, judge, score
+from dualspec.evaluation.audition import CONDITIONS, _render, add_noise, audition, card, judge, score
 from dualspec.hearing.cues import interaural_cues
 from dualspec.hearing.localizer import Localizer, LocalizerConfig
 
@@ -39,6 +39,8 @@ def test_scores_are_those_counted_by_hand() -> None:
     assert row.folded_within_30 == pytest.approx(4 / 5)
     assert row.mean_confidence == 0.5
     assert row.confusion[1][5] == row.confusion[9][0] == 1 and sum(map(sum, row.confusion)) == 5
+    sides = score(wanted[3:], wanted[3:], wanted[3:], head="h", role="training", condition="clean")
+    assert sides.front_back_rate is None and "| 0.00 | – | 100.00 |" in card([sides], {})
     with pytest.raises(ValueError, match="audible in both ears, got none"):
         score(found[:0], found[:0], wanted[:0], head="h", role="training", condition="clean")
 
