@@ -324,13 +324,24 @@ def test_weights_that_do_not_fit_are_refused_by_name(
         load_baseline("audioldm", folder)
     other = Path(shutil.copytree(tango[0], tmp_path / "tango"))
     shutil.rmtree(other / "tokenizer")
-    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json of google/flan-t5-large"):
+    with pytest.raises(FileNotFoundError, match=r"copy tokenizer\.json and tokenizer_config\.json of google/flan-t5"):
         load_baseline("tango", other)
+    for alone in ("tokenizer.json", "tokenizer_config.json"):  # transformers takes either, and pads or reads nothing
+        shutil.rmtree(other / "tokenizer", ignore_errors=True)
+        (other / "tokenizer").mkdir()
+        shutil.copy(tango[0] / "tokenizer" / alone, other / "tokenizer")
+        with pytest.raises(ValueError, match=r"whole tokenizer, got one that cannot .* copy tokenizer\.json and"):
+            load_baseline("tango", other)
+    main = json.loads((other / "main_config.json").read_text())
+    (other / "main_config.json").write_text(json.dumps(main | {"scheduler_name": "someone/else"}))
+    with pytest.raises(ValueError, match="must name the schedule stabilityai/stable-diffusion-2-1, got 'someone/else'"):
+        load_baseline("tango", other)
+    (other / "main_config.json").write_text(json.dumps(main))
     (other / "vae_config.json").write_text("{}")
     with pytest.raises(ValueError, match="must have ddconfig"):
         load_baseline("tango", other)
     with pytest.raises(ValueError, match="baseline must be one of"):
-        load_baseline("bark", other)  # type: ignore[arg-type]
+        load_baseline("bark", other)
     with pytest.raises(FileNotFoundError, match="no weights folder"):
         load_baseline("tango", tmp_path / "nowhere")
 

@@ -33,9 +33,6 @@ def baseline(
     guidance: Annotated[
         float | None, typer.Option(min=0, max=20, help="Guidance scale.  [default: the authors']")
     ] = None,
-    prediction: Annotated[
-        Literal["v_prediction", "epsilon"], typer.Option(help="What the U-Net of TANGO predicts.")
-    ] = "v_prediction",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: the GPU, if any]")] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Clips denoised at once.")] = 4,
     num_samples: Annotated[int, typer.Option(min=1600, help="Length of a clip, samples at 16 kHz.")] = 81_920,
@@ -50,7 +47,7 @@ def baseline(
     rows = [(row, parsed.event) for row, parsed in read_manifest_prompts(manifest, allow_no_direction=True)]
     with usage():
         device = check_device(device)
-    model = load_baseline(name, weights, device=device, prediction_type=prediction)
+    model = load_baseline(name, weights, device=device)
     sampling = {
         "sampler": type(model.scheduler).__name__,
         "num_inference_steps": steps or model.num_inference_steps,

@@ -143,16 +143,24 @@ def _shared_names(module: nn.Module) -> list[set[str]]:
 
 
 def tokenizer_of(folder: Path, hint: str = "copy the whole published folder") -> Any:
-    """Load a tokenizer from its folder, never from a hub."""
+    """Load a tokenizer from its folder, never from a hub.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it holds none, or only a part of one: without its vocabulary every word would silently be unknown.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"no tokenizer in {folder}; {hint}")
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"{folder} must hold a tokenizer, got: {reason}; {hint}") from error
+    if tokenizer.pad_token is None or tokenizer.unk_token_id in tokenizer("dog").input_ids:
+        raise ValueError(f"{folder} must hold a whole tokenizer, got one that cannot pad or read 'dog'; {hint}")
+    return tokenizer
 
 
 def _modern_attention(name: str) -> str:

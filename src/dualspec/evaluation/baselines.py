@@ -1,9 +1,9 @@
 """The mono systems that the paper compares with, from their published weight folders, behind one interface.
 
 AudioLDM and AudioLDM 2 come as diffusers folders (one subfolder per part), TANGO and TANGO 2 under their own file
-names. Everything is read from the folder: sizes from configs or from the weights themselves, the noise schedule of
-TANGO (which names a page on a hub that is gone) from constants. Each clip depends on its prompt and seed alone, not on
-batch mates.
+names. Everything is read from the folder: sizes from configs or from the weights themselves. TANGO names two pages of a
+hub: its noise schedule's is gone, so that is a constant here; the tokenizer of the other has to be copied beside the
+weights. Each clip depends on its prompt and seed alone, not on batch mates.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,16 +27,16 @@ from dualspec.evaluation.baseline_weights import (
 )
 from dualspec.files import read_json, sha256_of
 
-BaselineName = Literal["audioldm", "audioldm2", "tango", "tango2"]
-BASELINES: tuple[BaselineName, ...] = ("audioldm", "audioldm2", "tango", "tango2")
-STABLE_DIFFUSION_SCHEDULE = {
+TANGO_SCHEDULE_NAME = "stabilityai/stable-diffusion-2-1"
+TANGO_SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "clip_sample": False,
+    "prediction_type": "v_prediction",
 }
-"""The schedule of Stable Diffusion 2.1, which TANGO names; its model predicts velocity (decision 12)."""
+"""The schedule of Stable Diffusion 2.1, which TANGO and TANGO 2 name and trained with (decision 12b)."""
 _SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "DPMSolverMultistepScheduler")
 Condition = Callable[[list[str]], dict[str, Tensor]]
 
@@ -117,12 +117,6 @@ class Baseline:
         frames = -(-num_samples // (hop * level))
         return self.vae.config.latent_channels, frames, self.vocoder.config.model_in_dim // level
 
-    def to(self, device: str | torch.device) -> Baseline:
-        """Move all parts to a device; the text encoders go where their tokens go, so they stay on the CPU."""
-        for part in (self.unet, self.vae, self.vocoder):
-            part.to(device)
-        return self
-
 
 def _stack(conditions: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Join the conditions (2, …) of each clip's text and of no text to (2·B, …); shorter sequences get masked zeros."""
@@ -137,9 +131,7 @@ def _stack(conditions: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return stacked
 
 
-def load_baseline(
-    name: BaselineName, folder: Path, *, device: str = "cpu", prediction_type: str = "v_prediction"
-) -> Baseline:
+def load_baseline(name: str, folder: Path, *, device: str = "cpu") -> Baseline:
     """Load a published system; every tensor must be there and fit.
 
     Args:
@@ -148,27 +140,21 @@ def load_baseline(
             tokenizer, scheduler, and for AudioLDM 2 text_encoder_2, tokenizer_2, projection_model, language_model); for
             TANGO main_config.json, vae_config.json, pytorch_model_main.bin and pytorch_model_vae.bin, and beside them
             tokenizer/ with the tokenizer of FLAN-T5.
-        device: where it runs.
-        prediction_type: what TANGO's U-Net predicts.
+        device: where it runs; text encoders stay on the CPU.
 
     Raises:
         FileNotFoundError: a file is missing; it is named.
         ValueError: an unknown name, a damaged file, or tensors that do not fit.
     """
-    if name not in BASELINES:
-        raise ValueError(f"baseline must be one of {', '.join(BASELINES)}, got {name!r}; choose one")
+    if name not in LOADERS:
+        raise ValueError(f"baseline must be one of {', '.join(LOADERS)}, got {name!r}; choose one")
     if not folder.is_dir():
         raise FileNotFoundError(f"no weights folder {folder}; get the published weights of {name} first")
-    load = {"audioldm": _audioldm, "audioldm2": _audioldm2}.get(name)
-    parts = load(folder) if load is not None else _tango(folder, prediction_type)
+    parts = LOADERS[name](folder)
     files = {str(path.relative_to(folder)): sha256_of(path) for path in sorted(parts.pop("files"))}
-    return _on(Baseline(name=name, sha256=files, **parts), device)
-
-
-def _on(baseline: Baseline, device: str) -> Baseline:
-    for part in (baseline.unet, baseline.vae, baseline.vocoder):
-        part.eval().requires_grad_(False)
-    return baseline.to(device)
+    for part in ("unet", "vae", "vocoder"):
+        parts[part].eval().requires_grad_(False).to(device)
+    return Baseline(name=name, sha256=files, **parts)
 
 
 def _shared_parts(folder: Path, unet_class: Any, files: list[Path]) -> dict[str, Any]:
@@ -277,7 +263,7 @@ def _audioldm2(folder: Path) -> dict[str, Any]:
     return parts | {"condition": condition, "guidance_scale": 3.5}
 
 
-def _tango(folder: Path, prediction_type: str) -> dict[str, Any]:
+def _tango(folder: Path) -> dict[str, Any]:
     """TANGO and TANGO 2: FLAN-T5 states steer a Stable-Diffusion U-Net over AudioLDM's latents."""
     from diffusers import DDPMScheduler
 
@@ -285,9 +271,15 @@ def _tango(folder: Path, prediction_type: str) -> dict[str, Any]:
     for name in names:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no {name} in {folder}; copy the whole published folder")
+    schedule = part_config(folder, names[0]).get("scheduler_name")
+    if schedule != TANGO_SCHEDULE_NAME:
+        raise ValueError(
+            f"{folder / names[0]} must name the schedule {TANGO_SCHEDULE_NAME}, got {schedule!r}; check it"
+        )
     main, vae_state = (read_tensors(folder / name) for name in names[2:])
     t5, unet, vae, vocoder = tango_parts(main, vae_state, read_json(folder / "vae_config.json"), folder)
-    tokenizer = tokenizer_of(folder / "tokenizer", hint="put the tokenizer.json of google/flan-t5-large there")
+    hint = "copy tokenizer.json and tokenizer_config.json of google/flan-t5-large there: TANGO names it, and holds none"
+    tokenizer = tokenizer_of(folder / "tokenizer", hint)
 
     def condition(texts: list[str]) -> dict[str, Tensor]:
         tokens = tokenizer(texts, padding=True, truncation=True, max_length=512, return_tensors="pt")
@@ -300,8 +292,16 @@ def _tango(folder: Path, prediction_type: str) -> dict[str, Any]:
         "unet": unet,
         "vae": vae,
         "vocoder": vocoder,
-        "scheduler": DDPMScheduler(**STABLE_DIFFUSION_SCHEDULE, prediction_type=prediction_type),
+        "scheduler": DDPMScheduler(**TANGO_SCHEDULE),
         "scaling_factor": float(vae.config.scaling_factor),
         "guidance_scale": 3.0,
         "files": [folder / name for name in names],
     }
+
+
+LOADERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "audioldm": _audioldm,
+    "audioldm2": _audioldm2,
+    "tango": _tango,
+    "tango2": _tango,
+}

@@ -213,7 +213,7 @@ class Localizer(nn.Module):
         windows = [part for part in waveform.split(window, dim=-1) if part.shape[-1] >= shortest]
         heard = [part for part in windows if bool(audible(part).all())] or windows[:1]
         weighed = [part.shape[-1] * self.predict(part, sample_rate).probabilities for part in heard]
-        return result_of((torch.cat(weighed).sum(0, keepdim=True)).clamp(min=1e-30).log())
+        return result_of(torch.cat(weighed).sum(0, keepdim=True).clamp(min=1e-30).log())
 
 
 def result_of(logits: Tensor) -> LocalizerResult:
