@@ -130,10 +130,7 @@ def _variant_account(recipe: Recipe, task: DiffusionTaskConfig) -> Account:
     vaes = vae_configs(recipe.name, config.variant)
     pairing = LatentPairing(config.pairing, config.latent_shapes(vaes))
     doors: dict[str, Shape] = {
-        "text states (token, feature)": (
-            f"up to {config.text_encoder.max_tokens}",
-            config.denoiser.cross_attention_dim,
-        )
+        "text states (token, feature)": (f"up to {config.text_encoder.max_tokens}", config.denoiser.cross_attention_dim)
     }
     doors["packed latents (channel, frame, row)"] = pairing.packed_shape
     for part, vae in vaes.items():

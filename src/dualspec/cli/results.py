@@ -13,7 +13,7 @@ from dualspec.cli.door import note, refuse, usage
 from dualspec.cli.evaluation import read_head
 
 if TYPE_CHECKING:
-    from dualspec.evaluation.tables import PaperSize, Result, Shelf, Weights
+    from dualspec.evaluation.tables import Result, Shelf, Size, Weights
 
 Table = Literal["table1", "table2", "table3", "fig5", "fig6", "fig7"]
 _VARIANTS = ("mel_base", "stft_base", "dualspec", "dualspec_d", "dualspec_p")
@@ -144,12 +144,11 @@ def report(
 
 def _weights(folders: list[Path], results: list[Result], *, sized: bool, timed: bool) -> list[Weights]:
     """Hash the files of weights at hand; of our own models with a result also count and time, if that is wanted."""
-    from dualspec.evaluation.tables import Shelf, Weights, hash_weights
+    from dualspec.evaluation.tables import Shelf, Size, Weights, hash_weights
     from dualspec.model_folder import INDEX_NAME, embedded_bundle
 
     found = []
     for folder in [*folders, embedded_bundle()]:
-        sizes: dict[str, Any] = {}
         own = Weights(sha256=hash_weights(folder))
         is_judged = any(Shelf(results=[], weights=[own]).weights_of(r) is own for r in results if r.kind == "model")
         if sized and is_judged and (folder / INDEX_NAME).is_file():
@@ -158,30 +157,31 @@ def _weights(folders: list[Path], results: list[Result], *, sized: bool, timed: 
 
             pipeline = DualSpecPipeline.from_pretrained(folder)
             operations = pipeline_compute(pipeline)
-            sizes = {"parameters": pipeline_parameters(pipeline), "gflops": operations.per_second(1)}
-            sizes["gflops_full"] = operations.per_second()
             if timed:
                 note(f"timing {folder.name}")
-                sizes["seconds"] = pipeline_seconds(pipeline, _TIMED_PROMPT)
-        found.append(replace(own, **sizes))
+            size = Size(
+                parameters=pipeline_parameters(pipeline),
+                gflops=operations.per_second(1),
+                gflops_full=operations.per_second(),
+                seconds=pipeline_seconds(pipeline, _TIMED_PROMPT) if timed else None,
+            )
+            own = replace(own, size=size)
+        found.append(own)
     return found
 
 
-def _paper_sizes() -> dict[str, PaperSize]:
+def _paper_sizes() -> dict[str, Size]:
     from dualspec.accounting import account, recipe_compute
-    from dualspec.evaluation.tables import PaperSize
+    from dualspec.evaluation.tables import Size
     from dualspec.recipes import get_recipe
 
     sizes = {}
     with progress_bar("recipes of the paper's sizes", len(_VARIANTS)) as show:
         for place, variant in enumerate(_VARIANTS, start=1):
             recipe = get_recipe(f"paper/{variant}")
-            operations = recipe_compute(recipe)
-            sizes[variant] = PaperSize(
-                parameters=account(recipe).total,
-                gflops=operations.per_second(1),
-                gflops_full=operations.per_second(),
-            )
+            full = recipe_compute(recipe)
+            total = account(recipe).total
+            sizes[variant] = Size(parameters=total, gflops=full.per_second(1), gflops_full=full.per_second())
             show(place)
     return sizes
 

@@ -104,13 +104,7 @@ def _multiple_of_eight(number: float) -> int:
 
 
 def _convolution(
-    channels: int,
-    out: int,
-    kernel: int,
-    *,
-    stride: int = 1,
-    groups: int = 1,
-    activation: type[nn.Module] | None = None,
+    channels: int, out: int, kernel: int, *, stride: int = 1, groups: int = 1, activation: type[nn.Module] | None = None
 ) -> nn.Sequential:
     layers = [
         nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False),

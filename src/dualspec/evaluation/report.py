@@ -183,11 +183,7 @@ def _distributions(
 
 
 def _direction(
-    view: _View,
-    clips: Sequence[Clip],
-    partners: list[Clip] | None,
-    hrir_set: HrirSet | None,
-    absent: dict[str, str],
+    view: _View, clips: Sequence[Clip], partners: list[Clip] | None, hrir_set: HrirSet | None, absent: dict[str, str]
 ) -> dict[str, Any]:
     """Compare where clips are with where they were asked for. Equations (21), (22)."""
     chosen = [index for index, clip in enumerate(clips) if clip.azimuth_deg is not None]

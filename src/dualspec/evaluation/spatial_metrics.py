@@ -8,13 +8,7 @@ mean.
 import torch
 from torch import Tensor
 
-from dualspec.audio.azimuth import (
-    NUM_SECTORS,
-    azimuth_class,
-    circular_error_deg,
-    lateral_side,
-    mirror_front_back_deg,
-)
+from dualspec.audio.azimuth import NUM_SECTORS, azimuth_class, circular_error_deg, lateral_side, mirror_front_back_deg
 from dualspec.hearing.cues import InterauralCues, cue_errors
 
 

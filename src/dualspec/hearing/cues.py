@@ -64,11 +64,7 @@ class CueErrors:
 
 
 def interaural_cues(
-    waveform: Tensor,
-    sample_rate: int,
-    *,
-    band_hz: tuple[float, float] = TIMING_BAND_HZ,
-    allow_silent: bool = False,
+    waveform: Tensor, sample_rate: int, *, band_hz: tuple[float, float] = TIMING_BAND_HZ, allow_silent: bool = False
 ) -> InterauralCues:
     """Measure ITD and coherence in one band, and the broadband ILD.
 
