@@ -23,8 +23,7 @@ from dualspec.hearing.localizer import LocalizerConfig, LocalizerResult, result_
 class Bands:
     """An embedder that can be computed by hand: log energies of eight bands; scores are the first five."""
 
-    name, weights_sha256, sample_rate, embedding_dim, num_classes = "bands", "b" * 64, 16_000, 8, 5
-    probabilities = "softmax"
+    name, weights_sha256 = "bands", "b" * 64
 
     def __call__(self, waveform: torch.Tensor, sample_rate: int) -> Embedding:
         power = torch.nn.functional.adaptive_avg_pool1d(torch.fft.rfft(waveform).abs().square(), 8)

@@ -8,21 +8,19 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dualspec.audio.waveform import resample
+from dualspec.evaluation.clips import MIN_SECONDS
 from dualspec.evaluation.efficientat import EfficientAt
 from dualspec.evaluation.panns import Cnn14
 from dualspec.files import sha256_of
 from dualspec.importers.torch_file import read_torch_tensors
 
-CHUNK = 8
-"""Clips that go through a network at once: more at a time are slower on a CPU."""
-MIN_SECONDS = 0.1
-"""Shorter clips have too few frames to be judged."""
+CHUNK = 8  # clips that go through a network at once: more at a time are slower on a CPU
 UNCHECKED = ",unchecked"
 _MAX_WEIGHT_BYTES = 2**30
 
@@ -31,10 +29,8 @@ _MAX_WEIGHT_BYTES = 2**30
 class Embedding:
     """What a classifier says of B clips, on the CPU."""
 
-    embeddings: Tensor
-    """(B, D) float32, the layer before the last; for the Fréchet distance."""
-    logits: Tensor
-    """(B, C) float32 class scores."""
+    embeddings: Tensor  # (B, D) float32, the layer before the last; for the Fréchet distance
+    logits: Tensor  # (B, C) float32 class scores
 
 
 class Embedder(Protocol):
@@ -42,10 +38,6 @@ class Embedder(Protocol):
 
     name: str
     weights_sha256: str
-    sample_rate: int
-    embedding_dim: int
-    num_classes: int
-    probabilities: Literal["sigmoid", "softmax"]
 
     def __call__(self, waveform: Tensor, sample_rate: int) -> Embedding:
         """Embed mono waveforms (B, S), in [-1, 1], of any sample rate in Hz."""
@@ -59,8 +51,7 @@ class KnownEmbedder:
     source: str
     sha256: str
     build: Callable[[], EfficientAt | Cnn14]
-    key: str | None
-    """Where the tensors lie in the file."""
+    key: str | None  # where the tensors lie in the file
 
 
 KNOWN = {
@@ -82,29 +73,18 @@ KNOWN = {
 
 
 class NetworkEmbedder:
-    """A torch network as an `Embedder`: resamples, works in small batches, answers on the CPU."""
-
-    probabilities: Literal["sigmoid", "softmax"] = "sigmoid"
+    """A torch network in evaluation mode as an `Embedder`: resamples, works in small batches, answers on the CPU."""
 
     def __init__(
         self, name: str, network: EfficientAt | Cnn14, weights_sha256: str, device: str | torch.device = "cpu"
     ) -> None:
-        """Take a network that is in evaluation mode."""
-        self.name, self.weights_sha256, self.sample_rate = name, weights_sha256, network.sample_rate
-        self.embedding_dim, self.num_classes = network.embedding_dim, network.num_classes
-        self.network = network.to(device)
-        self._device = torch.device(device)
+        """Put the network on its device."""
+        self.name, self.weights_sha256 = name, weights_sha256
+        self.network, self._device = network.to(device), torch.device(device)
 
     @torch.inference_mode()
     def __call__(self, waveform: Tensor, sample_rate: int) -> Embedding:
-        """Embed clips.
-
-        Args:
-            waveform: (B, S) mono, in [-1, 1].
-            sample_rate: Hz; resampled to the network's own.
-
-        Returns:
-            Embeddings and logits, float32, on the CPU.
+        """Embed mono clips (B, S), in [-1, 1], resampled from their rate in Hz to the network's own.
 
         Raises:
             ValueError: another shape, a clip under 0.1 s, or samples that are not finite.
@@ -122,7 +102,7 @@ class NetworkEmbedder:
         if not bool(torch.isfinite(waveform).all()):
             raise ValueError("waveform must be finite, got NaN or infinity; leave such clips out")
         chunks = [
-            self.network(resample(chunk, sample_rate, self.sample_rate).to(self._device))
+            self.network(resample(chunk, sample_rate, self.network.sample_rate).to(self._device))
             for chunk in waveform.split(CHUNK)
         ]
         embeddings, logits = (torch.cat(parts).float().cpu() for parts in zip(*chunks, strict=True))
@@ -136,9 +116,6 @@ def load_embedder(spec: str, device: str | torch.device = "cpu") -> Embedder:
         spec: "NAME" looks into the cache folder, "NAME=PATH" reads that file; ",unchecked" behind it accepts a file of
             unknown SHA-256, for weights of one's own.
         device: where the network runs.
-
-    Returns:
-        The classifier, in evaluation mode.
 
     Raises:
         FileNotFoundError: the weights are not there; the message says where to get them.
