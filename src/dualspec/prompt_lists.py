@@ -85,9 +85,9 @@ def read_manifest_prompts(path: Path, *, allow_no_direction: bool = False) -> li
                 raise ValueError(
                     f"{where}: azimuth_deg must be what the prompt says, got {row.azimuth_deg:g} beside {row.prompt!r}"
                 )
-        if row.file in seen or number > MAX_ROWS:
+        if Path(row.file).stem in seen or number > MAX_ROWS:  # records are named after the sound, whatever its format
             raise ValueError(f"{where}: file must be unique among at most {MAX_ROWS} rows, got {row.file!r} again")
-        seen.add(row.file)
+        seen.add(Path(row.file).stem)
         rows.append((row, parsed))
     if not rows:
         raise ValueError(f"{path} must hold prompts, got none; write them by `dualspec prompts`")

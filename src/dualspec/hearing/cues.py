@@ -39,16 +39,11 @@ SILENCE_POWER = 1e-10
 class InterauralCues:
     """Cues of each clip (...) or of each band of each clip (..., K), float64; NaN where a mask says there are none."""
 
-    itd_us: Tensor
-    """Arrival at the left ear minus arrival at the right ear, microseconds: negative = left first."""
-    ild_db: Tensor
-    """Level of the left ear minus level of the right ear, dB: positive = left louder."""
-    coherence: Tensor
-    """Highest normalised cross-correlation within 1 ms, 0 to 1."""
-    audible: Tensor
-    """Bool: both ears hold sound, so there is an ILD."""
-    timed: Tensor
-    """Bool: both ears hold sound where waves can be timed, so there is an ITD."""
+    itd_us: Tensor  # arrival at the left ear minus arrival at the right ear, microseconds: negative = left first
+    ild_db: Tensor  # level of the left ear minus level of the right ear, dB: positive = left louder
+    coherence: Tensor  # highest normalised cross-correlation within 1 ms, 0 to 1
+    audible: Tensor  # bool: both ears hold sound, so there is an ILD
+    timed: Tensor  # bool: both ears hold sound where waves can be timed, so there is an ITD
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,11 +51,8 @@ class CueErrors:
     """Absolute differences of cues, same shapes, float64; NaN where either side has no such cue."""
 
     itd_error_us: Tensor
-    """Microseconds."""
     ild_error_db: Tensor
-    """dB."""
     coherence_error: Tensor
-    """Absolute difference of coherences, 0 to 1."""
 
 
 def interaural_cues(
@@ -83,8 +75,11 @@ def interaural_cues(
     flat, lead = _flatten(waveform, sample_rate, [band_hz])
     power = flat.square().mean(-1)
     audible = (power >= SILENCE_POWER).all(-1)
-    if not allow_silent:
-        _refuse_silence(audible)
+    if not (allow_silent or bool(audible.all())):
+        raise ValueError(
+            f"waveform must be audible in both ears (above -100 dB), got silence in clip "
+            f"{int((~audible).nonzero()[0])} of {len(audible)}; leave silent clips out"
+        )
     view = band_spectra(flat, sample_rate, band_hz)
     timed = audible & view.present
     limit = torch.full((len(flat),), MAX_LAG_S, dtype=torch.float64, device=flat.device)
@@ -100,13 +95,7 @@ def interaural_cues(
 
 
 def audible(waveform: Tensor) -> Tensor:
-    """Tell the clips that can be judged from those with a silent ear.
-
-    Args:
-        waveform: (..., 2, S), channel 0 left, in [-1, 1].
-
-    Returns:
-        (...) bool: both ears are above -100 dB re full scale.
+    """Tell which clips (..., 2, S), in [-1, 1], can be judged: (...) bool, both ears are above -100 dB re full scale.
 
     Raises:
         ValueError: the waveform must have two finite ears.
@@ -116,15 +105,7 @@ def audible(waveform: Tensor) -> Tensor:
 
 
 def erb_edges_hz(low_hz: float = 100.0, high_hz: float = 7500.0, num_bands: int = 24) -> tuple[float, ...]:
-    """Divide a range into bands of equal width on the ear's own (ERB-rate) scale.
-
-    Args:
-        low_hz: lowest edge, Hz.
-        high_hz: highest edge, Hz.
-        num_bands: number of bands K.
-
-    Returns:
-        K + 1 ascending edges, Hz.
+    """Divide a range into K bands of equal width on the ear's own (ERB-rate) scale; return K + 1 ascending edges, Hz.
 
     Raises:
         ValueError: unless 0 < low_hz < high_hz and there is at least one band.
@@ -188,15 +169,7 @@ def target_cues(
 
 
 def cue_errors(reference: InterauralCues, estimate: InterauralCues) -> CueErrors:
-    """Compare cues.
-
-    Args:
-        reference: wanted cues, as from `target_cues`.
-        estimate: measured cues, of broadcastable shape.
-
-    Returns:
-        Absolute differences; NaN where either side has no such cue.
-    """
+    """Compare measured cues with wanted ones of broadcastable shape."""
     return CueErrors(
         itd_error_us=(estimate.itd_us - reference.itd_us).abs(),
         ild_error_db=(estimate.ild_db - reference.ild_db).abs(),
@@ -244,15 +217,6 @@ def _flatten(
                 "lower the band or use a higher rate"
             )
     return waveform.double().reshape(-1, 2, waveform.shape[-1]), waveform.shape[:-2]
-
-
-def _refuse_silence(heard: Tensor) -> None:
-    if not bool(heard.all()):
-        rows = (~heard).nonzero().flatten().tolist()
-        raise ValueError(
-            f"waveform must be audible in both ears (above -100 dB), got silence in clip {rows[0]} of {len(heard)}; "
-            "leave silent clips out"
-        )
 
 
 def _only(values: Tensor, mask: Tensor) -> Tensor:

@@ -20,24 +20,15 @@ PhaseInput = Literal["ears", "interaural"]
 class LocalizerConfig:
     """Sizes and input of the localizer; the defaults are decision 24."""
 
-    sample_rate: int = 16_000
-    """Hz; other rates are refused."""
-    stft: StftConfig = field(default_factory=StftConfig)
-    """Framing of both branches."""
-    num_sectors: int = NUM_SECTORS
-    """Number of azimuth classes on the circle."""
-    phase_input: PhaseInput = "ears"
-    """Phase branch: cosine and sine of each ear's phase, or of their difference (which knows no common phase)."""
-    branch_channels: tuple[int, int, int] = (32, 64, 64)
-    """Channels of the three convolutions of each branch; the frequency axis halves in each."""
-    fused_channels: int = 128
-    """Channels of the convolution after the branches are joined; halves the frequency axis once more."""
-    hidden_features: tuple[int, int] = (512, 512)
-    """Widths of the two fully connected layers before the class scores."""
-    time_stride: int = 1
-    """Step of each branch's first convolution along the frames; 2 halves the work."""
-    frame_range_db: float = 60.0
-    """Frames this far below the clip's loudest one count as silence and are left out, dB."""
+    sample_rate: int = 16_000  # Hz; other rates are refused
+    stft: StftConfig = field(default_factory=StftConfig)  # framing of both branches
+    num_sectors: int = NUM_SECTORS  # azimuth classes on the circle
+    phase_input: PhaseInput = "ears"  # cosine and sine of each ear's phase, or of their difference ("interaural")
+    branch_channels: tuple[int, int, int] = (32, 64, 64)  # of each branch's convolutions; frequency halves in each
+    fused_channels: int = 128  # of the convolution after the branches are joined; frequency halves once more
+    hidden_features: tuple[int, int] = (512, 512)  # widths of the two fully connected layers before the class scores
+    time_stride: int = 1  # step of each branch's first convolution along the frames; 2 halves the work
+    frame_range_db: float = 60.0  # frames this far below the clip's loudest one count as silence and are left out
 
     def __post_init__(self) -> None:
         """Check the sizes.
@@ -74,14 +65,10 @@ class LocalizerConfig:
 class LocalizerResult:
     """What the localizer heard in each of B clips; degrees counter-clockwise, 0 front, 90 left."""
 
-    azimuth_deg: Tensor
-    """(B,) centre of the most probable sector; the paper's estimate."""
-    expectation_deg: Tensor
-    """(B,) direction of the mean of all sectors' unit vectors, weighted by probability."""
-    confidence: Tensor
-    """(B,) probability of the most probable sector."""
-    probabilities: Tensor
-    """(B, num_sectors), sum 1; sector 0 is the front."""
+    azimuth_deg: Tensor  # (B,) centre of the most probable sector; the paper's estimate
+    expectation_deg: Tensor  # (B,) direction of the mean of all sectors' unit vectors, weighted by probability
+    confidence: Tensor  # (B,) probability of the most probable sector
+    probabilities: Tensor  # (B, num_sectors), sum 1; sector 0 is the front
 
 
 class Localizer(nn.Module):
@@ -90,15 +77,12 @@ class Localizer(nn.Module):
     Two branches of three convolutions, joined on the channel axis, one more convolution, the mean over the frames that
     hold sound, three fully connected layers. Paper section IV, Fig. 3; there the time axis is flattened, here it is
     averaged, so that clips of any length can be judged.
-
-    Args:
-        config: sizes and input.
     """
 
     def __init__(self, config: LocalizerConfig | None = None) -> None:
         """Build the layers."""
         super().__init__()
-        self.config = config = LocalizerConfig() if config is None else config
+        self.config = config = config or LocalizerConfig()
         self.magnitude_branch = _branch(2, config.branch_channels, config.time_stride)
         self.phase_branch = _branch(config.num_phase_channels, config.branch_channels, config.time_stride)
         self.fusion = _convolution(2 * config.branch_channels[-1], config.fused_channels)
@@ -114,10 +98,7 @@ class Localizer(nn.Module):
         )
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Score the sectors.
-
-        Args:
-            waveform: (B, 2, S), channel 0 left, in [-1, 1], at the config's sample rate; longer than half a frame.
+        """Score the sectors of clips (B, 2, S), channel 0 left, at the config's rate, longer than half a frame.
 
         Returns:
             Unnormalised log-probabilities (B, num_sectors). A silent clip gets scores, too, which mean nothing.
@@ -135,10 +116,7 @@ class Localizer(nn.Module):
         return self.classifier(pooled.flatten(1))
 
     def features(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the inputs of both branches.
-
-        Args:
-            waveform: (B, 2, S), channel 0 left.
+        """Compute the inputs of both branches from clips (B, 2, S), channel 0 left.
 
         Returns:
             Log-magnitudes (B, 2, T, F), natural, with the mean over both ears of the heard frames taken out (one number
@@ -217,15 +195,10 @@ class Localizer(nn.Module):
 
 
 def result_of(logits: Tensor) -> LocalizerResult:
-    """Turn class scores into directions.
+    """Turn unnormalised log-probabilities (B, num_sectors) into directions.
 
-    Args:
-        logits: (B, num_sectors) unnormalised log-probabilities.
-
-    Returns:
-        Arg-max sector, circular expectation (the arg-max where the sectors balance out), confidence, probabilities.
-
-    Paper Eq. (22) takes the arg-max; the expectation is extra (decision 25).
+    Paper Eq. (22) takes the arg-max; the expectation, which is the arg-max where the sectors balance out, is extra
+    (decision 25).
     """
     probabilities = logits.double().softmax(-1)
     confidence, winner = probabilities.max(-1)

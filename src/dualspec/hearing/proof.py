@@ -34,28 +34,24 @@ if TYPE_CHECKING:
 NO_ANSWER = "silent in at least one ear"
 _COARSEST_BIN_HZ = 4.0
 _TIED_DEG = 1e-6
+_ANSWERS = (
+    *("no_answer", "heard_deg", "confidence", "expectation_deg", "error_deg", "front_back_confused"),
+    *("itd_us", "ild_db", "coherence", "itd_error_us", "ild_error_db", "coherence_error"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadCues:
     """Cues that one head gives to sound from a ring of directions; degrees counter-clockwise, 90 left."""
 
-    name: str
-    """Short name of the head."""
-    licence: str
-    """Licence of the data that it comes from."""
-    sha256: str | None
-    """Of the SOFA file; None for a computed head."""
-    azimuths_deg: tuple[float, ...]
-    """(A,) ascending, degrees."""
-    itd_us: tuple[float, ...]
-    """(A,) for a flat spectrum, microseconds, negative = left first; it hardly depends on the sound."""
-    coherence: tuple[float, ...]
-    """(A,) for a flat spectrum, 0 to 1."""
-    edges_hz: tuple[float, ...]
-    """(K + 1,) ascending band edges, Hz."""
-    ild_db: tuple[tuple[float, ...], ...]
-    """(A, K) level of the left ear minus level of the right ear in each band, dB."""
+    name: str  # of the head, short
+    licence: str  # of the data that it comes from
+    sha256: str | None  # of the SOFA file; None for a computed head
+    azimuths_deg: tuple[float, ...]  # (A,) ascending, degrees
+    itd_us: tuple[float, ...]  # (A,) for a flat spectrum, negative = left first; it hardly depends on the sound
+    coherence: tuple[float, ...]  # (A,) for a flat spectrum, 0 to 1
+    edges_hz: tuple[float, ...]  # (K + 1,) ascending band edges, Hz
+    ild_db: tuple[tuple[float, ...], ...]  # (A, K) level of the left ear minus level of the right ear in each band, dB
 
     def __post_init__(self) -> None:
         """Check that the tables fit.
@@ -73,16 +69,7 @@ class HeadCues:
                 raise ValueError(f"{name} must ascend, got {getattr(self, name)}; sort it")
 
     def targets(self, waveform: Tensor, sample_rate: int, azimuths_deg: Sequence[float]) -> InterauralCues:
-        """Say which cues this head would give to the very sounds that clips hold.
-
-        Args:
-            waveform: (N, 2, S), channel 0 left.
-            sample_rate: Hz.
-            azimuths_deg: (N,) directions, degrees.
-
-        Returns:
-            Cues of shape (N,).
-        """
+        """Say which cues (N,) this head would give, at azimuths (N,), to the very sounds of clips (N, 2, S)."""
         return self.targets_of(band_powers(waveform, sample_rate, self.edges_hz).sum(-2), azimuths_deg)
 
     def targets_of(self, power: Tensor, azimuths_deg: Sequence[float]) -> InterauralCues:
@@ -171,10 +158,7 @@ class DirectionJudge:
             None; a clip with a silent ear has no answer at all, and `no_answer` says why.
         """
         clip = resample(waveform, sample_rate, self.localizer.config.sample_rate)[None]
-        block: dict[str, Any] = {"asked_deg": asked_deg, "no_answer": None, "heard_deg": None, "confidence": None}
-        block |= {"expectation_deg": None, "error_deg": None, "front_back_confused": None}
-        block |= {"itd_us": None, "ild_db": None, "coherence": None}
-        block |= {"itd_error_us": None, "ild_error_db": None, "coherence_error": None}
+        block: dict[str, Any] = {"asked_deg": asked_deg} | dict.fromkeys(_ANSWERS)
         block |= {"localizer": self.facts, "target": {"name": self.target.name, "sha256": self.target.sha256}}
         if not bool(audible(clip)):
             return block | {"no_answer": NO_ANSWER}
@@ -222,12 +206,7 @@ def placement_scores(
 def front_back_confused(asked_deg: float, heard_deg: float) -> bool | None:
     """Say whether a direction was heard nearer to the front-back mirror image of what was asked for than to it.
 
-    Args:
-        asked_deg: degrees.
-        heard_deg: degrees.
-
-    Returns:
-        None where the asked direction lies on the axis through the ears, which has no front or back.
+    None where the asked direction lies on the axis through the ears, which has no front or back. Degrees.
     """
     mirrored = mirror_front_back_deg(asked_deg)
     if circular_error_deg(asked_deg, mirrored) < _TIED_DEG:
