@@ -31,10 +31,8 @@ VOCODER_CONFIGS: dict[str, type] = {
     "GriffinLimConfig": GriffinLimConfig,
 }
 PART_CONFIGS: dict[str, type] = {"VaeConfig": VaeConfig, **VOCODER_CONFIGS}
-LOCALIZERS = ("paper", "robust")
-"""Names of the embedded localizers."""
-TRUSTED_ACCURACY = 0.99
-"""Below this share of true clips a localizer's scores carry a warning (decision 24)."""
+LOCALIZERS = ("paper", "robust")  # the embedded ones
+TRUSTED_ACCURACY = 0.99  # below this share of true clips a localizer's scores carry a warning (decision 24)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,11 +67,7 @@ def localizer_folder(name_or_folder: str | Path) -> Path:
         FileNotFoundError: there is no such folder.
     """
     embedded = str(name_or_folder) in LOCALIZERS
-    folder = (
-        Path(str(resources.files("dualspec") / "bundles" / "localizers" / str(name_or_folder)))
-        if embedded
-        else Path(name_or_folder)
-    )
+    folder = _bundle(f"localizers/{name_or_folder}") if embedded else Path(name_or_folder)
     if not folder.is_dir():
         hint = "this installation has not embedded it" if embedded else f"or name one of {', '.join(LOCALIZERS)}"
         raise FileNotFoundError(f"no localizer in {folder}; give a weights folder, {hint}")
@@ -81,10 +75,7 @@ def localizer_folder(name_or_folder: str | Path) -> Path:
 
 
 def load_localizer(name_or_folder: str | Path = "robust") -> LoadedLocalizer:
-    """Load a localizer, frozen and in evaluation mode, after checking its hashes.
-
-    Args:
-        name_or_folder: "paper" or "robust", the embedded ones, or a weights folder.
+    """Load a localizer, one of `LOCALIZERS` or a weights folder, frozen and in evaluation mode, its hashes checked.
 
     Raises:
         FileNotFoundError: there is no such folder, or a file of it is missing.
@@ -101,13 +92,17 @@ def load_localizer(name_or_folder: str | Path = "robust") -> LoadedLocalizer:
     )
 
 
+def _bundle(name: str) -> Path:
+    return Path(str(resources.files("dualspec") / "bundles" / name))
+
+
 def embedded_bundle() -> Path:
     """Return the folder of the embedded model.
 
     Raises:
         FileNotFoundError: this installation has none.
     """
-    folder = Path(str(resources.files("dualspec") / "bundles" / "default"))
+    folder = _bundle("default")
     if not folder.is_dir():
         raise FileNotFoundError("this installation has no embedded model; give a folder with --model")
     return folder
@@ -115,12 +110,8 @@ def embedded_bundle() -> Path:
 
 def write_index(folder: Path, variant: str, parts: Sequence[str]) -> None:
     """Write the index of a model folder; the class name is what hubs show."""
-    index = {
-        "_class_name": "DualSpecPipeline",
-        "format_version": FORMAT_VERSION,
-        "variant": variant,
-        "parts": sorted(parts),
-    }
+    index: dict[str, Any] = {"_class_name": "DualSpecPipeline", "format_version": FORMAT_VERSION}
+    index |= {"variant": variant, "parts": sorted(parts)}
     write_text_atomic(folder / INDEX_NAME, json.dumps(index, indent=2) + "\n")
 
 
@@ -240,7 +231,7 @@ def load_judge(
         ValueError: a file is damaged.
     """
     if target is None:
-        sphere = Path(str(resources.files("dualspec") / "bundles" / "sphere.json"))
-        target = read_head(Path(folder) if folder is not None else embedded_bundle()) or load_json(HeadCues, sphere)
+        own = read_head(Path(folder) if folder is not None else embedded_bundle())
+        target = own or load_json(HeadCues, _bundle("sphere.json"))
     loaded = load_localizer(localizer)
     return DirectionJudge(localizer=loaded.localizer, facts=loaded.facts, target=target)

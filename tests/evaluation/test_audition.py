@@ -69,7 +69,7 @@ def test_an_audition_has_a_row_for_every_head_and_condition(localizer: Localizer
     again = list(audition(localizer, clips, RATE, heads, collections=["a", "b", "b"]))
     assert rows == again
     text = card(rows, {"localizer": "tiny"})
-    assert text.startswith("- localizer: tiny\n") and text.count("| held out |") == 1
+    assert text.startswith("- localizer: tiny\n\n| head | it is |") and text.count("| held out |") == 1
     assert len([line for line in text.splitlines() if line.startswith("| spherical_head")]) == len(rows)
     assert text.count("| 330 |") == 2 * 1 + 2 * 1  # heading and last line of both confusion matrices
 

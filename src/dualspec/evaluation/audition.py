@@ -19,6 +19,7 @@ from dualspec.audio.binaural import normalize_peak, render_directions
 from dualspec.audio.hrir import HrirSet
 from dualspec.audio.waveform import code_and_decode
 from dualspec.evaluation import spatial_metrics
+from dualspec.evaluation.report import table
 from dualspec.features.stft import StftConfig, istft, stft
 from dualspec.hearing.cues import audible
 from dualspec.hearing.localizer import Localizer
@@ -108,9 +109,6 @@ def audition(
         collections: name of each recording's collection (N,); adds a clean row for each if there are several.
         seed: of the noise.
         batch_size: recordings at once, each at 12 directions.
-
-    Yields:
-        One row after another.
     """
     for position, (role, hrir_set) in enumerate(heads):
         for condition in CONDITIONS if position == 0 else CONDITIONS[:1]:
@@ -171,34 +169,27 @@ def _unrelated(clips: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def card(rows: Sequence[AuditionRow], facts: dict[str, Any]) -> str:
-    """Write the rows as Markdown: facts, one table, and the confusion matrix of the first row and of a held-out head.
-
-    Args:
-        rows: of `audition`, or of `score`.
-        facts: what stands above the table, by name.
-    """
-    lines = [f"- {name}: {value}" for name, value in facts.items()]
-    lines += [
-        "",
-        "| head | it is | condition | clips | accuracy % | MAE ° | front/back % | left/middle/right % "
-        "| folded error ≤ 30° % | confidence |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        mirrored = "–" if row.front_back_rate is None else f"{100 * row.front_back_rate:.2f}"
-        lines.append(
-            f"| {row.head} | {row.role} | {row.condition} | {row.num_clips} | {100 * row.azimuth_accuracy:.2f} "
-            f"| {row.azimuth_mae_deg:.2f} | {mirrored} | {100 * row.side_accuracy:.2f} "
-            f"| {100 * row.folded_within_30:.2f} | {row.mean_confidence:.2f} |"
-        )
+    """Write rows as Markdown: the facts, one table, and confusion matrices of the first head and of held-out ones."""
+    heads = ["head", "it is", "condition", "clips", "accuracy %", "MAE °", "front/back %", "left/middle/right %"]
+    blocks = ["\n".join(f"- {name}: {value}" for name, value in facts.items())]
+    blocks.append(table([*heads, "folded error ≤ 30° %", "confidence"], [_cells(row) for row in rows]))
     clean = [row for row in rows if row.condition == "clean"]
+    azimuths = [f"{angle:.0f}" for angle in sector_grid_deg()]
     for row in clean[:1] + [row for row in clean if row.role == "held out"]:
-        lines += ["", f"True azimuth (rows) and azimuth heard, {row.head}, {row.role}, clean:", ""]
-        lines.append("| | " + " | ".join(f"{angle:.0f}" for angle in sector_grid_deg()) + " |")
-        lines.append("|---" * (NUM_SECTORS + 1) + "|")
-        for angle, counts in zip(sector_grid_deg(), row.confusion, strict=True):
-            lines.append(f"| {angle:.0f} | " + " | ".join(str(count or "") for count in counts) + " |")
-    return "\n".join(lines) + "\n"
+        blocks.append(f"True azimuth (rows) and azimuth heard, {row.head}, {row.role}, clean:")
+        counts = [
+            [name, *(str(count or "") for count in own)] for name, own in zip(azimuths, row.confusion, strict=True)
+        ]
+        blocks.append(table(["", *azimuths], counts))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _cells(row: AuditionRow) -> list[str]:
+    shares = (row.front_back_rate, row.side_accuracy, row.folded_within_30)
+    percent = ["–" if share is None else f"{100 * share:.2f}" for share in shares]
+    first = [row.head, row.role, row.condition, str(row.num_clips)]
+    errors = [f"{100 * row.azimuth_accuracy:.2f}", f"{row.azimuth_mae_deg:.2f}"]
+    return [*first, *errors, *percent, f"{row.mean_confidence:.2f}"]
 
 
 def _side(angle_deg: Tensor) -> Tensor:

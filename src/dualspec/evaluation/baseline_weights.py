@@ -15,11 +15,8 @@ from torch import Tensor, nn
 from dualspec.files import read_json
 from dualspec.importers.torch_file import read_torch_tensors
 
-HIFIGAN_RATES = (5, 4, 2, 2, 2)
-HIFIGAN_DILATIONS = (1, 3, 5)
-"""AudioLDM's vocoder: what its weights do not tell; hop 160 at 16 kHz."""
-HEAD_WIDTH = 64
-"""Width of an attention head in TANGO's U-Net."""
+HIFIGAN_RATES, HIFIGAN_DILATIONS = (5, 4, 2, 2, 2), (1, 3, 5)  # what AudioLDM's vocoder's weights do not tell
+HEAD_WIDTH = 64  # of an attention head in TANGO's U-Net
 NORM_GROUPS = 32
 _WEIGHT_NAMES = (
     "model.safetensors",
@@ -31,12 +28,7 @@ _NOT_TRAINED = ("position_ids", "num_batches_tracked")
 
 
 def part_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    """Read the config of one part of a diffusers folder.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is no JSON object.
-    """
+    """Read the config of one part of a diffusers folder; errors name the file."""
     if not (folder / name).is_file():
         raise FileNotFoundError(f"no {name} in {folder}; copy the whole published folder")
     config = read_json(folder / name)
@@ -59,8 +51,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _part_tensors(folder: Path, files: list[Path]) -> dict[str, Tensor]:
     """Read the weights of one part, in one file or several; their names are added to `files`."""
-    found = [folder / name for name in _WEIGHT_NAMES if (folder / name).is_file()][:1]
-    found = found or sorted(folder.glob("*-of-*.safetensors"))
+    whole = [folder / name for name in _WEIGHT_NAMES if (folder / name).is_file()][:1]
+    found = whole or sorted(folder.glob("*-of-*.safetensors"))
     if not found:
         raise FileNotFoundError(f"no weights in {folder}, such as {_WEIGHT_NAMES[0]}; copy the whole published folder")
     files += found
@@ -94,7 +86,7 @@ def transformers_part(
         folder: of the part.
         config_kind: its config class.
         kind: its model class.
-        files: the weights' files are added.
+        files: the names of the weights' files are added.
         nested: key of the config inside that of a larger model.
         unused: beginnings of tensor names that the larger model has and this one does not.
         prefix: what a larger model puts before the names of this one's tensors; may be absent.
@@ -175,16 +167,10 @@ def _modern_attention(name: str) -> str:
 def tango_parts(
     main: dict[str, Tensor], vae_state: dict[str, Tensor], vae_config: Any, folder: Path
 ) -> tuple[Any, Any, Any, Any]:
-    """Build TANGO's parts, whose sizes are those of the tensors.
+    """Build TANGO's T5 encoder, U-Net, VAE and vocoder, whose sizes are those of the tensors.
 
-    Args:
-        main: tensors of pytorch_model_main.bin: "text_encoder." and "unet.".
-        vae_state: tensors of pytorch_model_vae.bin: an autoencoder as latent-diffusion names it, and "vocoder.".
-        vae_config: vae_config.json.
-        folder: where they came from, for messages.
-
-    Returns:
-        T5 encoder, U-Net, VAE with its scaling factor, vocoder.
+    pytorch_model_main.bin holds "text_encoder." and "unet."; pytorch_model_vae.bin an autoencoder as latent-diffusion
+    names it, and "vocoder.".
     """
     unknown = [name for name in main if not name.startswith(("text_encoder.", "unet."))]
     if unknown:
@@ -241,19 +227,19 @@ def _unet(state: dict[str, Tensor], folder: Path) -> Any:
     channels = [_get(state, f"down_blocks.{level}.resnets.0.conv1.weight", folder).shape[0] for level in range(levels)]
     attends = [any(name.startswith(f"down_blocks.{level}.attentions.") for name in state) for level in range(levels)]
     first = f"down_blocks.{attends.index(True) if True in attends else 0}.attentions.0."
-    config = {
-        "in_channels": _get(state, "conv_in.weight", folder).shape[1],
-        "out_channels": _get(state, "conv_out.weight", folder).shape[0],
-        "block_out_channels": channels,
-        "layers_per_block": _count(state, r"down_blocks\.0\.resnets\.(\d+)\."),
-        "down_block_types": ["CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends],
-        "up_block_types": ["CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)],
-        "attention_head_dim": [max(1, width // HEAD_WIDTH) for width in channels],  # diffusers means their number
-        "cross_attention_dim": _get(state, f"{first}transformer_blocks.0.attn2.to_k.weight", folder).shape[1],
-        "use_linear_projection": _get(state, f"{first}proj_in.weight", folder).ndim == 2,
-        "norm_num_groups": NORM_GROUPS,
-    }
-    return fit(UNet2DConditionModel(**config), state, folder)
+    unet = UNet2DConditionModel(
+        in_channels=_get(state, "conv_in.weight", folder).shape[1],
+        out_channels=_get(state, "conv_out.weight", folder).shape[0],
+        block_out_channels=channels,
+        layers_per_block=_count(state, r"down_blocks\.0\.resnets\.(\d+)\."),
+        down_block_types=["CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends],
+        up_block_types=["CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)],
+        attention_head_dim=[max(1, width // HEAD_WIDTH) for width in channels],  # diffusers means their number
+        cross_attention_dim=_get(state, f"{first}transformer_blocks.0.attn2.to_k.weight", folder).shape[1],
+        use_linear_projection=_get(state, f"{first}proj_in.weight", folder).ndim == 2,
+        norm_num_groups=NORM_GROUPS,
+    )
+    return fit(unet, state, folder)
 
 
 def _hifigan(state: dict[str, Tensor], folder: Path) -> Any:

@@ -8,8 +8,10 @@ weights. Each clip depends on its prompt and seed alone, not on batch mates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ TANGO_SCHEDULE = {
     "prediction_type": "v_prediction",
 }
 """The schedule of Stable Diffusion 2.1, which TANGO and TANGO 2 name and trained with (decision 12b)."""
+TANGO_FRAMES = 256  # its latents always last 10.24 s
 _SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "DPMSolverMultistepScheduler")
 Condition = Callable[[list[str]], dict[str, Tensor]]
 
@@ -54,17 +57,13 @@ class Baseline:
     scaling_factor: float  # of the latents
     num_inference_steps: int = 200
     guidance_scale: float = 2.5
+    min_frames: int = 0  # of the latents: no shorter clip was ever seen in training, so longer ones are cut
     sha256: dict[str, str]  # of every file of weights, by its place in the folder
 
     @property
     def sample_rate(self) -> int:
         """Hz."""
         return int(self.vocoder.config.sampling_rate)
-
-    @property
-    def device(self) -> torch.device:
-        """Where it runs."""
-        return next(self.unet.parameters()).device
 
     @torch.no_grad()
     def __call__(
@@ -76,28 +75,16 @@ class Baseline:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
     ) -> Tensor:
-        """Generate mono clips.
+        """Generate mono clips (B, S), float32 in [-1, 1], on the CPU, from B descriptions without any direction.
 
-        Args:
-            texts: B descriptions, without any direction.
-            seeds: of the noise of each clip.
-            num_samples: length of a clip.
-            num_inference_steps: denoising steps; the authors' when None.
-            guidance_scale: of guidance; the authors' when None.
-
-        Returns:
-            (B, S) float32 in [-1, 1] on the CPU.
+        Each clip has the seed of its own noise; steps and guidance are the authors' when None.
         """
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        arguments = _stack([self.condition([text, ""]) for text in texts])
-        latents = torch.stack(
-            [
-                torch.randn(self._latent_shape(num_samples), generator=torch.Generator().manual_seed(seed))
-                for seed in seeds
-            ]
-        ).to(self.device)
-        generators = [torch.Generator().manual_seed(seed + 2**62) for seed in seeds]
-        self.scheduler.set_timesteps(num_inference_steps or self.num_inference_steps, device=self.device)
+        arguments, shape = _stack([self.condition([text, ""]) for text in texts]), self._latent_shape(num_samples)
+        starts, generators = ([torch.Generator().manual_seed(seed + part) for seed in seeds] for part in (0, 2**62))
+        device = next(self.unet.parameters()).device
+        latents = torch.stack([torch.randn(shape, generator=start) for start in starts]).to(device)
+        self.scheduler.set_timesteps(num_inference_steps or self.num_inference_steps, device=device)
         latents = latents * self.scheduler.init_noise_sigma
         extra = {"generator": generators} if type(self.scheduler).__name__ == "DDPMScheduler" else {}
         for timestep in self.scheduler.timesteps:
@@ -111,10 +98,8 @@ class Baseline:
 
     def _latent_shape(self, num_samples: int) -> tuple[int, int, int]:
         """Return channels, frames and rows of the latents of a clip."""
-        hop, level = 1, 2 ** (len(self.vae.config.block_out_channels) - 1)
-        for rate in self.vocoder.config.upsample_rates:
-            hop *= rate
-        frames = -(-num_samples // (hop * level))
+        hop, level = math.prod(self.vocoder.config.upsample_rates), 2 ** (len(self.vae.config.block_out_channels) - 1)
+        frames = max(self.min_frames, -(-num_samples // (hop * level)))
         return self.vae.config.latent_channels, frames, self.vocoder.config.model_in_dim // level
 
 
@@ -207,23 +192,13 @@ def _audioldm(folder: Path) -> dict[str, Any]:
 
     files: list[Path] = []
     parts = _shared_parts(folder, UNet2DConditionModel, files)
-    clap, device_of = _clap(folder, files), parts["unet"]
+    clap, unet = _clap(folder, files), parts["unet"]
+    unet.forward = partial(unet.forward, encoder_hidden_states=None)  # it attends to no text
 
     def condition(texts: list[str]) -> dict[str, Any]:
-        return {"class_labels": clap(texts)["class_labels"].to(device_of.device)}
+        return {"class_labels": clap(texts)["class_labels"].to(unet.device)}
 
-    return parts | {"condition": condition, "unet": _WithoutStates(parts["unet"])}
-
-
-class _WithoutStates(nn.Module):
-    """A U-Net that takes no text states, only a class vector."""
-
-    def __init__(self, unet: nn.Module) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, latents: Tensor, timestep: Tensor, class_labels: Tensor) -> Any:
-        return self.unet(latents, timestep, encoder_hidden_states=None, class_labels=class_labels)
+    return parts | {"condition": condition}
 
 
 def _audioldm2(folder: Path) -> dict[str, Any]:
@@ -295,6 +270,7 @@ def _tango(folder: Path) -> dict[str, Any]:
         "scheduler": DDPMScheduler(**TANGO_SCHEDULE),
         "scaling_factor": float(vae.config.scaling_factor),
         "guidance_scale": 3.0,
+        "min_frames": TANGO_FRAMES,
         "files": [folder / name for name in names],
     }
 

@@ -19,20 +19,13 @@ from numpy.random import RandomState
 from torch import Tensor
 
 Mode = Literal["softmax", "sigmoid"]
-COMPAT_EPSILON = 1e-6
-"""What audioldm_eval adds to the estimate's probabilities before it takes their logarithm."""
-COMPAT_SPLITS = 10
-"""The number of parts over which audioldm_eval averages the inception score."""
-COMPAT_SEED = 2020
+COMPAT_EPSILON = 1e-6  # what audioldm_eval adds to the estimate's probabilities before it takes their logarithm
+COMPAT_SPLITS = 10  # parts over which audioldm_eval averages the inception score
+COMPAT_SEED = 2020  # of its shuffle before the split
 
 
 def validate(values: Tensor, name: str, *, min_clips: int = 1) -> Tensor:
-    """Check one set of embeddings or logits and bring it to float64 on the CPU.
-
-    Args:
-        values: (N, D), one row for each clip.
-        name: what the error calls it.
-        min_clips: fewest rows.
+    """Check embeddings or logits (N, D), one row for each clip, and bring them to float64 on the CPU.
 
     Raises:
         ValueError: another shape, too few clips, or values that are not finite.
@@ -47,18 +40,11 @@ def validate(values: Tensor, name: str, *, min_clips: int = 1) -> Tensor:
 
 
 def frechet_distance(reference: Tensor, estimate: Tensor) -> float:
-    """Measure the Fréchet distance between two sets of embeddings, each taken as a Gaussian.
+    """Measure the Fréchet distance between embeddings (N, D) and (M, D), N and M of 2 or more, each set a Gaussian.
 
     With centred rows A and B, scaled so that AᵀA and BᵀB are the (unbiased) covariances, the trace of the matrix root
     in the definition is the sum of the singular values of A Bᵀ. So no root is taken, nothing can turn complex, and sets
     of fewer clips than dimensions are as good as others.
-
-    Args:
-        reference: (N, D) embeddings, N of 2 or more.
-        estimate: (M, D) embeddings, M of 2 or more.
-
-    Returns:
-        The distance, 0 or more; it has the square of the embeddings' unit.
 
     Raises:
         ValueError: one clip alone (it has no covariance), or sets of different dimensions.
@@ -87,7 +73,7 @@ def _covariance_root(values: Tensor) -> Tensor:
 def kl_divergence(
     reference_logits: Tensor, estimate_logits: Tensor, *, mode: Mode = "softmax", epsilon: float = 0.0
 ) -> float:
-    """Average the Kullback-Leibler divergence of each estimate's class probabilities from its reference's.
+    """Average the Kullback-Leibler divergence of each estimate's class probabilities from its reference's, nats.
 
     Args:
         reference_logits: (N, C) class scores.
@@ -97,13 +83,10 @@ def kl_divergence(
         epsilon: added to the estimate's probabilities; `COMPAT_EPSILON` for audioldm_eval's number, which is a little
             below zero for equal clips.
 
-    Returns:
-        The mean over pairs, nats.
-
     Raises:
         ValueError: shapes that differ, or an unknown mode.
 
-    Paper section V-C.
+    Paper section VI-C.
     """
     reference = validate(reference_logits, "reference logits")
     estimate = validate(estimate_logits, "estimate logits")
@@ -125,12 +108,9 @@ def _log_probabilities(logits: Tensor, mode: Mode) -> Tensor:
 
 
 def inception_score(logits: Tensor, *, num_splits: int = 1) -> tuple[float, float]:
-    """Measure how certain the classifier is of each clip and how many classes the set covers.
+    """Measure how certain the classifier is of each clip and how many classes the set covers, from class scores (N, C).
 
-    Args:
-        logits: (N, C) class scores of the generated clips; softmax makes one distribution of each row.
-        num_splits: parts, each scored alone; 1 scores all clips together, `COMPAT_SPLITS` is audioldm_eval's number,
-            which is lower for few clips.
+    The clips are scored together, or in parts, as audioldm_eval does (`COMPAT_SPLITS`): that is lower for few clips.
 
     Returns:
         Mean and standard deviation over the parts; 1 (all clips alike) to C.

@@ -89,21 +89,13 @@ def evaluate(reference_deg: Tensor, estimate_deg: Tensor, expectation_deg: Tenso
 
 
 def cue_error_medians(reference: InterauralCues, estimate: InterauralCues) -> dict[str, float]:
-    """Return the medians over clips of the errors of cues, each (N,).
-
-    Returns:
-        "itd_error_us", "ild_error_db", "coherence_error"; a cue that no clip has is absent.
-    """
+    """Return the medians over clips of the errors of cues, each (N,); a cue that no clip has is absent."""
     medians = {name: float(values.nanmedian()) for name, values in vars(cue_errors(reference, estimate)).items()}
     return {name: value for name, value in medians.items() if value == value}
 
 
 def on_correct_side(azimuths_deg: Tensor, cues: InterauralCues) -> Tensor:
-    """Say which clips are both louder and earlier at the ear that faces the source.
-
-    Args:
-        azimuths_deg: (N,) asked directions.
-        cues: measured, each (N,).
+    """Say which clips are both louder and earlier at the ear that faces the asked azimuths (N,).
 
     Returns:
         (N,) float64: 1 yes, 0 no (also where the clip has no cue), NaN on the median plane, which has no such ear.
@@ -115,12 +107,7 @@ def on_correct_side(azimuths_deg: Tensor, cues: InterauralCues) -> Tensor:
 
 
 def direction_table(azimuths_deg: Tensor, cues: InterauralCues, targets: InterauralCues) -> list[dict[str, float]]:
-    """Average the cues per asked azimuth.
-
-    Args:
-        azimuths_deg: (N,) asked directions.
-        cues: measured, each (N,).
-        targets: what the head gives at those directions, each (N,).
+    """Average the cues, each (N,), and what they should be, per asked azimuth (N,).
 
     Returns:
         One row per azimuth, rising: clips asked for and those with a direction, means of cues, medians of errors
