@@ -55,19 +55,17 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def account(recipe: Recipe) -> Account:
-    """Say what a recipe builds.
-
-    Everything is built for real, but on the meta device, where parameters have shapes and no memory. Table II.
-    """
-    task = recipe.task
+    """Say what a recipe builds: for real, but on the meta device, where parameters have no memory. Table II."""
     with torch.device("meta"):
-        if isinstance(task, VaeTaskConfig):
-            return _vae_account(task)
-        if isinstance(task, VocoderTaskConfig):
-            return _vocoder_account(task)
-        if isinstance(task, LocalizerTaskConfig):
-            return _localizer_account(task)
-        return _variant_account(recipe, task)
+        match recipe.task:
+            case VaeTaskConfig() as task:
+                return _vae_account(task)
+            case VocoderTaskConfig() as task:
+                return _vocoder_account(task)
+            case LocalizerTaskConfig() as task:
+                return _localizer_account(task)
+            case task:
+                return _variant_account(recipe, task)
 
 
 def _vae_account(task: VaeTaskConfig) -> Account:
@@ -122,9 +120,8 @@ def _variant_account(recipe: Recipe, task: DiffusionTaskConfig) -> Account:
     config = task.variant
     vaes = vae_configs(recipe.name, config.variant)
     pairing = LatentPairing(config.pairing, config.latent_shapes(vaes))
-    doors: dict[str, Shape] = {
-        "text states (token, feature)": (f"up to {config.text_encoder.max_tokens}", config.denoiser.cross_attention_dim)
-    }
+    text_shape = (f"up to {config.text_encoder.max_tokens}", config.denoiser.cross_attention_dim)
+    doors: dict[str, Shape] = {"text states (token, feature)": text_shape}
     doors["packed latents (channel, frame, row)"] = pairing.packed_shape
     for part, vae in vaes.items():
         doors |= _vae_doors(part, vae, config.num_samples)
@@ -215,11 +212,7 @@ def compute(config: VariantConfig, vaes: dict[str, VaeConfig], vocoder: VocoderC
 
 
 def recipe_compute(recipe: Recipe) -> Compute:
-    """Count the operations of a variant's recipe.
-
-    Raises:
-        ValueError: the recipe trains no variant.
-    """
+    """Count the operations of a variant's recipe."""
     if not isinstance(recipe.task, DiffusionTaskConfig):
         raise ValueError(f"recipe must be of a variant, got {recipe.name}; its parts are counted within one")
     config = recipe.task.variant

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dualspec.cli.console import progress_bar
+from dualspec.cli.console import progress, progress_bar
 from dualspec.cli.door import note, refuse, usage
 from dualspec.cli.evaluation import read_head
 
@@ -25,14 +25,10 @@ def baseline(
     weights: Annotated[Path, typer.Option(help="Its published weights folder.")],
     manifest: Annotated[Path, typer.Option(help="Prompt list (JSON lines); the LOCATION is left out.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for clips and records.")],
-    cascade_head: Annotated[
-        Path | None, typer.Option("--cascade", help="Also write OUTPUT-cascade: its clips through this head (SOFA).")
-    ] = None,
+    cascade_head: Annotated[Path | None, typer.Option("--cascade", help="Head (SOFA): also OUTPUT-cascade.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**53, help="Added to the seeds of the list.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps.  [default: 200]")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(min=0, max=20, help="Guidance scale.  [default: the authors']")
-    ] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, max=20, help="Scale.  [default: the authors']")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: the GPU, if any]")] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Clips denoised at once.")] = 4,
     num_samples: Annotated[int, typer.Option(min=1600, help="Length of a clip, samples at 16 kHz.")] = 81_920,
@@ -57,19 +53,17 @@ def baseline(
     def answer(texts: list[str], seeds: list[int]) -> Any:
         return model(texts, seeds=seeds, num_samples=num_samples, num_inference_steps=steps, guidance_scale=guidance)
 
-    done = 0
-    with progress_bar(name, len(rows)) as show:
-        for done in write_mono(
-            rows,
-            answer,
-            output,
-            sample_rate=model.sample_rate,
-            system={"kind": "baseline", "name": name, "sha256": model.sha256, "sampling": sampling},
-            seed=seed,
-            batch_size=batch_size,
-            options=OutputOptions(picture=False),
-        ):
-            show(done)
+    clips = write_mono(
+        rows,
+        answer,
+        output,
+        sample_rate=model.sample_rate,
+        system={"kind": "baseline", "name": name, "sha256": model.sha256, "sampling": sampling},
+        seed=seed,
+        batch_size=batch_size,
+        options=OutputOptions(picture=False),
+    )
+    done = progress(name, len(rows), clips)
     print(f"{output}: {done} clips of {name}, the same signal at both ears")
     if cascade_head is not None:
         cascade(output, cascade_head, output.with_name(f"{output.name}-cascade"))
@@ -88,10 +82,8 @@ def cascade(
     clips = list_clips(folder)
     if output.resolve() == folder.resolve():
         refuse(f"--output must be another folder than {folder}, got the same; name a new one")
-    done = 0
-    with progress_bar("cascade", len(clips)) as show:
-        for done in write_cascade(clips, read_head(hrir), output, options=OutputOptions(picture=False)):
-            show(done)
+    written = write_cascade(clips, read_head(hrir), output, options=OutputOptions(picture=False))
+    done = progress("cascade", len(clips), written)
     print(f"{output}: {done} clips, their direction is the head's")
 
 
@@ -100,10 +92,7 @@ def report(
     results: Annotated[Path, typer.Argument(help="Folder of results of `dualspec evaluate`; for fig5 of clips.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Markdown file; figures lie beside it.")],
     weights: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Folder of weights at hand: a model, or a baseline's; repeatable. The embedded model always is."
-        ),
+        list[Path] | None, typer.Option(help="Folder of weights at hand, beside the embedded model; repeatable.")
     ] = None,
     timed: Annotated[bool, typer.Option("--time/--no-time", help="table2: time each model at hand, batch 1.")] = True,
     recipes: Annotated[
@@ -150,7 +139,9 @@ def _weights(folders: list[Path], results: list[Result], *, sized: bool, timed: 
     found = []
     for folder in [*folders, embedded_bundle()]:
         own = Weights(sha256=hash_weights(folder))
-        is_judged = any(Shelf(results=[], weights=[own]).weights_of(r) is own for r in results if r.kind == "model")
+        is_judged = any(
+            Shelf(results=[], weights=[own]).weights_of(r) is own for r in Shelf(results=results).of(["model"])
+        )
         if sized and is_judged and (folder / INDEX_NAME).is_file():
             from dualspec.accounting import pipeline_compute, pipeline_parameters, pipeline_seconds
             from dualspec.pipeline import DualSpecPipeline

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,13 +59,10 @@ class Ears(NamedTuple):
 
 
 def list_clips(folder: Path, *, manifest: Path | None = None) -> list[Clip]:
-    """List the clips of a folder by name.
+    """List the clips of a folder by name, with their records or the rows of a manifest.
 
-    Clips whose record says "rendered" are left out: their direction comes from a head, not from a model.
-
-    Args:
-        folder: sound files, beside each its record, or none.
-        manifest: JSON lines in place of records; by itself one in the folder is used where no clip has a record.
+    A manifest in the folder is used where no clip has a record. Clips whose record says "rendered" are left out: their
+    direction comes from a head, not from a model.
 
     Raises:
         FileNotFoundError: no such folder, or a record or row names a sound that is not there.
@@ -89,11 +87,11 @@ def list_clips(folder: Path, *, manifest: Path | None = None) -> list[Clip]:
     clips = [_clip(sounds[name], record) for name, record in records.items() if not record.get("rendered")]
     if not clips:
         raise ValueError(f"{folder} must hold clips (.wav, .flac), got none; generate some into it")
-    names = [clip.name for clip in clips]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{folder} must hold one sound of every name, got two called {twice}; remove one")
-    return sorted(clips, key=lambda clip: clip.name)
+    clips.sort(key=lambda clip: clip.name)
+    for one, other in pairwise(clips):
+        if one.name == other.name:
+            raise ValueError(f"{folder} must hold one sound of every name, got two called {one.name}; remove one")
+    return clips
 
 
 def pair_clips(clips: Sequence[Clip], references: Sequence[Clip]) -> list[Clip]:
@@ -149,13 +147,12 @@ def _source(record: dict[str, Any]) -> dict[str, Any]:
     model = record.get("model")
     if not isinstance(model, dict):
         return {"kind": "unknown"}
-    best_of = record.get("best_of")
     return {
         "kind": "control" if record.get("location_blanked") else "model",
         "name": model.get("variant"),
         "sha256": model.get("sha256"),
         "sampling": record.get("sampling"),
-        "best_of": best_of.get("num", 1) if isinstance(best_of, dict) else best_of or 1,
+        "best_of": record.get("best_of") or 1,
     }
 
 

@@ -40,8 +40,6 @@ def nearest_in_embedding(
 
     Raises:
         ValueError: shapes that do not fit, or embeddings that are not finite or zero.
-
-    The paper does not ask.
     """
     if generated.ndim != 2 or training.ndim != 2 or generated.shape[1] != training.shape[1] or not len(training):
         raise ValueError(

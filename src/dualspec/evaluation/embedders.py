@@ -128,7 +128,8 @@ def load_embedder(spec: str, device: str | torch.device = "cpu") -> Embedder:
             f"got {spec!r}; correct it"
         )
     known = KNOWN[name]
-    path = Path(given).expanduser() if given else cache_folder() / known.file_name
+    cache = Path(os.environ.get("DUALSPEC_CACHE") or Path.home() / ".cache" / "dualspec") / "embedders"
+    path = Path(given).expanduser() if given else cache / known.file_name
     if not path.is_file():
         raise FileNotFoundError(
             f"no weights of {name} at {path}; get {known.file_name} from {known.source}, put it there or name its path "
@@ -150,9 +151,3 @@ def load_embedder(spec: str, device: str | torch.device = "cpu") -> Embedder:
         ) from error
     network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return NetworkEmbedder(name, network, sha256, device)
-
-
-def cache_folder() -> Path:
-    """Return the folder in which weights of classifiers are looked for."""
-    named = os.environ.get("DUALSPEC_CACHE")
-    return Path(named) / "embedders" if named else Path.home() / ".cache" / "dualspec" / "embedders"

@@ -147,11 +147,11 @@ def measure(
     """Measure all clips and pairs that the cache lacks, and keep the cache up to date on disk.
 
     Args:
-        clips: files; those with equal samples count once.
+        clips: files; those with equal bytes count once.
         pairs: (reference, estimate) whose likeness is wanted.
         measurer: how.
         cache: what is there already; is filled.
-        processes: that many new processes share the work; 1 works in this one.
+        processes: that many new ones share the work; 1 works in this one.
         on_clips: called with the number of files and pairs done so far.
 
     Raises:

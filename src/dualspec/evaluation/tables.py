@@ -49,11 +49,6 @@ class Result:
         return self.data["source"]
 
     @property
-    def kind(self) -> str:
-        """How they were made."""
-        return str(self.source.get("kind"))
-
-    @property
     def system(self) -> str:
         """Name of the model, variant or baseline."""
         return str(self.source.get("name"))
@@ -94,13 +89,13 @@ class Shelf:
     def weights_of(self, result: Result) -> Weights | None:
         """Return the folder that holds every file of weights that a result names, if one is at hand."""
         wanted = set(_hashes(result.source.get("sha256")))
-        if result.kind == "recordings":
+        if result.source.get("kind") == "recordings":
             return Weights(sha256=frozenset())  # real sound through a head: no weights are involved
         return next((own for own in self.weights if wanted and wanted <= own.sha256), None)
 
     def of(self, kinds: Sequence[str], system: str | None = None) -> list[Result]:
         """Return the results of some kinds, and of one system."""
-        return [r for r in self.results if r.kind in kinds and system in (None, r.system)]
+        return [r for r in self.results if r.source.get("kind") in kinds and system in (None, r.system)]
 
 
 def read_results(folder: Path) -> list[Result]:

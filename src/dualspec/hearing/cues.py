@@ -126,19 +126,11 @@ def erb_edges_hz(low_hz: float = 100.0, high_hz: float = 7500.0, num_bands: int 
 def band_cues(
     waveform: Tensor, sample_rate: int, *, edges_hz: Sequence[float] | None = None, allow_silent: bool = False
 ) -> InterauralCues:
-    """Measure the cues band by band.
+    """Measure the cues (..., K) of clips (..., 2, S), channel 0 left, band by band.
 
     A narrow band's correlation has several equal peaks; the one within half a period of the broadband ITD is taken.
-    Bands centred above 1500 Hz have no ITD.
-
-    Args:
-        waveform: (..., 2, S), channel 0 left, in [-1, 1].
-        sample_rate: Hz.
-        edges_hz: K + 1 ascending band edges, Hz; None for 24 ERB bands from 100 Hz up.
-        allow_silent: as in `interaural_cues`.
-
-    Returns:
-        Cues of shape (..., K); a band that holds less than a millionth of an ear's power has none.
+    Bands centred above 1500 Hz have no ITD; a band that holds less than a millionth of an ear's power has no cues. The
+    K + 1 edges ascend; None stands for 24 ERB bands from 100 Hz up.
 
     Raises:
         ValueError: as `interaural_cues`; edges must ascend, and each band must hold a frequency of the transform.

@@ -31,11 +31,7 @@ class LocalizerConfig:
     frame_range_db: float = 60.0  # frames this far below the clip's loudest one count as silence and are left out
 
     def __post_init__(self) -> None:
-        """Check the sizes.
-
-        Raises:
-            ValueError: when a field breaks its rule.
-        """
+        """Refuse sizes that break their rule."""
         sizes = (*self.branch_channels, self.fused_channels, *self.hidden_features, self.sample_rate, self.time_stride)
         if min(sizes) < 1 or self.num_sectors < 2:
             raise ValueError(
@@ -172,16 +168,7 @@ class Localizer(nn.Module):
     def predict_long(self, waveform: Tensor, sample_rate: int, *, window_s: float = 10.24) -> LocalizerResult:
         """Say where one recording of any length is: windows are judged one by one, and weighed by their length.
 
-        Args:
-            waveform: (2, S), channel 0 left, in [-1, 1].
-            sample_rate: Hz, must be the config's.
-            window_s: length of a window, s; silent windows do not count.
-
-        Returns:
-            The result, B = 1.
-
-        Raises:
-            ValueError: as `predict`; the recording must last 50 ms.
+        Silent windows do not count. Arguments and errors are those of `predict`, for (2, S) that lasts 50 ms; B = 1.
         """
         shortest, window = round(0.05 * sample_rate), round(window_s * sample_rate)
         if waveform.ndim != 2 or waveform.shape[-1] < shortest:

@@ -54,11 +54,7 @@ class HeadCues:
     ild_db: tuple[tuple[float, ...], ...]  # (A, K) level of the left ear minus level of the right ear in each band, dB
 
     def __post_init__(self) -> None:
-        """Check that the tables fit.
-
-        Raises:
-            ValueError: when a table has another length or its axis does not ascend.
-        """
+        """Refuse tables of another length, and axes that do not ascend."""
         sizes = [len(self.itd_us), len(self.coherence), len(self.ild_db)]
         if not self.azimuths_deg or sizes != [len(self.azimuths_deg)] * 3:
             raise ValueError(f"tables must have one row per direction, got {len(self.azimuths_deg)} and {sizes}")
@@ -73,17 +69,11 @@ class HeadCues:
         return self.targets_of(band_powers(waveform, sample_rate, self.edges_hz).sum(-2), azimuths_deg)
 
     def targets_of(self, power: Tensor, azimuths_deg: Sequence[float]) -> InterauralCues:
-        """Say which cues this head would give to sounds of known spectra.
+        """Say which cues (N,) this head would give, at azimuths (N,), to sounds of known spectra.
 
-        In each band a head shares out the sound's power to the ears by its level difference there; the sum over the
-        bands is the broadband level difference. Between the stored directions all cues are interpolated linearly.
-
-        Args:
-            power: (N, K) energy in each band, both ears together, up to a factor; without sound there is no level.
-            azimuths_deg: (N,) directions, degrees.
-
-        Returns:
-            Cues of shape (N,).
+        In each band a head shares out the sound's power (N, K), of both ears together and up to a factor, by its level
+        difference there; the sum over the bands is the broadband level difference, and without sound there is none.
+        Between the stored directions all cues are interpolated linearly.
         """
         share = 1.0 / (1.0 + 10.0 ** (-0.1 * self._between(np.array(self.ild_db), azimuths_deg)))
         everywhere = torch.ones(len(power), dtype=torch.bool)
@@ -109,15 +99,9 @@ def band_edges_hz(sample_rate: int) -> tuple[float, ...]:
 def measure_head(
     hrir_set: HrirSet, *, sha256: str | None = None, azimuths_deg: Sequence[float] | None = None
 ) -> HeadCues:
-    """Measure the cues of a head in the bands of `band_edges_hz`.
+    """Measure the cues of a head in the bands of `band_edges_hz`, rounded to 0.01 µs, 0.001 dB and 0.0001.
 
-    Args:
-        hrir_set: the head, with directions at most 30 degrees apart.
-        sha256: of its SOFA file.
-        azimuths_deg: (A,) ascending, degrees; None takes the twelve of the grid.
-
-    Returns:
-        The cues, rounded to 0.01 µs, 0.001 dB and 0.0001.
+    Azimuths (A,) ascend; None takes the twelve of the grid. Between measured directions the responses are interpolated.
     """
     azimuths = sector_grid_deg() if azimuths_deg is None else tuple(azimuths_deg)
     flat = target_cues(hrir_set, azimuths, method="interpolate")
@@ -179,13 +163,9 @@ class DirectionJudge:
 def placement_scores(
     localizer: Localizer, waveform: Tensor, sample_rate: int, asked_deg: Sequence[float]
 ) -> list[float | None]:
-    """Score how well clips are placed: the mean cosine between where each is heard and where it was asked for.
+    """Score how well clips (N, 2, S) are placed: the mean cosine between where each is heard and was asked for (N,).
 
-    Args:
-        localizer: who chooses; whoever reports afterwards must be another one.
-        waveform: (N, 2, S), channel 0 left, in [-1, 1].
-        sample_rate: Hz.
-        asked_deg: (N,) directions that were asked for, degrees.
+    The localizer chooses by it; whoever reports afterwards must be another one.
 
     Returns:
         For each clip the mean over the sectors, weighted by probability: 1 surely there, -1 surely opposite; None for a
