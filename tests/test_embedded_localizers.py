@@ -5,7 +5,7 @@ import torch
 
 from dualspec.audio.azimuth import lateral_side, sector_grid_deg
 from dualspec.audio.hrir import spherical_head
-from dualspec.hearing.audition import _render, judge
+from dualspec.evaluation.audition import _render, judge
 from dualspec.model_folder import LOCALIZERS, load_localizer, localizer_folder
 
 FOLDER = localizer_folder("robust").parent

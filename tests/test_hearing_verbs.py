@@ -121,6 +121,10 @@ def test_long_recordings_are_judged_by_windows(judge: Path) -> None:
     heard = [localizer.predict(part, RATE).probabilities for part in (parts[0], parts[2])]
     found = localizer.predict_long(whole, RATE, window_s=1.0)
     assert torch.allclose(found.probabilities, (heard[0] + heard[1]) / 2, atol=1e-6)  # silence has no voice
+    short = torch.cat([parts[0], parts[1][:, : RATE // 10]], dim=-1)
+    last = localizer.predict(parts[1][:, : RATE // 10], RATE).probabilities
+    found = localizer.predict_long(short, RATE, window_s=1.0)
+    assert torch.allclose(found.probabilities, (10 * heard[0] + last) / 11, atol=1e-6)  # a tail counts as long as it is
 
 
 def test_audition_writes_a_card_and_weights_that_know_it(judge: Path, corpus: Path, tmp_path: Path) -> None:

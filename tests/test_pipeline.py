@@ -5,8 +5,12 @@ import json
 import pytest
 import torch
 
+from dualspec.audio.hrir import spherical_head
+from dualspec.config import save_json
 from dualspec.diffusion.denoiser import build_denoiser
+from dualspec.hearing.proof import measure_head
 from dualspec.latents.vae import SpectrogramVae
+from dualspec.model_folder import load_judge
 from dualspec.pipeline import DualSpecPipeline
 from dualspec.recipes import get_recipe, vae_configs
 from dualspec.synthesis.vocoder import build_vocoder
@@ -131,6 +135,20 @@ def test_saved_layout_is_frozen(pipeline, tmp_path):
         "vocoder": "HifiGanConfig",
     }
     assert torch.equal(DualSpecPipeline.from_pretrained(tmp_path)(PROMPT).audios, pipeline(PROMPT).audios)
+
+
+def test_the_target_head_survives_saving_and_loading(pipeline, tmp_path):
+    """The copy of a model proves directions as the model does: against the same head, with the same numbers."""
+    head = measure_head(spherical_head(head_radius_m=0.1), sha256="f" * 64)
+    pipeline.save_pretrained(tmp_path / "first")
+    save_json(head, tmp_path / "first" / "head.json")
+    DualSpecPipeline.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "copy")
+    proofs = [load_judge(tmp_path / name, localizer="paper") for name in ("first", "copy")]
+    assert [proof.target for proof in proofs] == [head, head]
+    clip = 0.1 * torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0))
+    assert proofs[0].hear(clip, 16_000, 30.0) == proofs[1].hear(clip, 16_000, 30.0)
+    pipeline.save_pretrained(tmp_path / "copy")  # a model without a head leaves none of another's behind
+    assert not (tmp_path / "copy" / "head.json").exists()
 
 
 def test_damaged_folders_are_refused(pipeline, tmp_path):

@@ -98,6 +98,7 @@ def test_lists_are_read_strictly(tmp_path: Path) -> None:
         ([{"file": "a.wav"}], "must hold a prompt"),
         ([{"prompt": words, "file": "../a.wav"}], r":1: file must be a plain name"),
         ([{"prompt": words, "file": "a.wav"}] * 2, r":2: file must be unique .* got 'a\.wav' again"),
+        ([{"prompt": words, "file": f"a.{kind}"} for kind in ("wav", "flac")], r":2: file must be unique .* 'a\.flac'"),
         ([{"prompt": "EVENT: Dog"}], r":1: prompt must say where the sound is"),
         ([{"prompt": words, "seed": -1}], r":1: prompt must be words and seed"),
         ([], "must hold prompts, got none"),
@@ -219,6 +220,7 @@ def test_a_round_trip_names_the_parts_it_used(
     record = json.loads(next((tmp_path / "rt" / "estimate").glob("*.json")).read_text())
     assert record["system"]["kind"] == "round trip" and record["system"]["name"] == "dualspec"
     assert sorted(record["system"]["sha256"]) == ["mel_vae", "stft_vae", "vocoder"], "a round trip uses no denoiser"
+    assert record["gain_db"] <= 0, "what was turned down to fit is said"
     words = (
         "evaluate",
         tmp_path / "rt" / "estimate",

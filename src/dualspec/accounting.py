@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -26,22 +26,16 @@ from dualspec.training.vae_task import VaeTaskConfig
 from dualspec.training.vocoder_task import Adversaries, VocoderTaskConfig
 
 Shape = tuple[int | str, ...]
-T5_LARGE_NAMES = ("google/flan-t5-large",)
-MINILM_WIDTH = 384
 
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
     """What one recipe amounts to."""
 
-    doors: dict[str, Shape]
-    """Axes at every door, in the order of the data; texts are lengths that depend on the words."""
-    parameters: dict[str, int]
-    """Parameters of every part that generates or judges."""
-    training_only: dict[str, int]
-    """Parameters of the adversaries, which no trained folder holds."""
-    uncounted: tuple[str, ...] = ()
-    """Parts whose size only their own files tell."""
+    doors: dict[str, Shape]  # axes at every door, in the order of the data; texts are lengths that depend on the words
+    parameters: dict[str, int]  # of every part that generates or judges
+    training_only: dict[str, int] = field(default_factory=dict)  # of the adversaries, which no trained folder holds
+    uncounted: tuple[str, ...] = ()  # parts whose size only their own files tell
 
     @property
     def total(self) -> int:
@@ -61,19 +55,17 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def account(recipe: Recipe) -> Account:
-    """Say what a recipe builds.
-
-    Everything is built for real, but on the meta device, where parameters have shapes and no memory. Table II.
-    """
-    task = recipe.task
+    """Say what a recipe builds: for real, but on the meta device, where parameters have no memory. Table II."""
     with torch.device("meta"):
-        if isinstance(task, VaeTaskConfig):
-            return _vae_account(task)
-        if isinstance(task, VocoderTaskConfig):
-            return _vocoder_account(task)
-        if isinstance(task, LocalizerTaskConfig):
-            return _localizer_account(task)
-        return _variant_account(recipe, task)
+        match recipe.task:
+            case VaeTaskConfig() as task:
+                return _vae_account(task)
+            case VocoderTaskConfig() as task:
+                return _vocoder_account(task)
+            case LocalizerTaskConfig() as task:
+                return _localizer_account(task)
+            case task:
+                return _variant_account(recipe, task)
 
 
 def _vae_account(task: VaeTaskConfig) -> Account:
@@ -121,7 +113,6 @@ def _localizer_account(task: LocalizerTaskConfig) -> Account:
             "scores (sector)": (config.num_sectors,),
         },
         parameters={"localizer": _size(Localizer, config)},
-        training_only={},
     )
 
 
@@ -129,19 +120,15 @@ def _variant_account(recipe: Recipe, task: DiffusionTaskConfig) -> Account:
     config = task.variant
     vaes = vae_configs(recipe.name, config.variant)
     pairing = LatentPairing(config.pairing, config.latent_shapes(vaes))
-    doors: dict[str, Shape] = {
-        "text states (token, feature)": (
-            f"up to {config.text_encoder.max_tokens}",
-            config.denoiser.cross_attention_dim,
-        )
-    }
+    text_shape = (f"up to {config.text_encoder.max_tokens}", config.denoiser.cross_attention_dim)
+    doors: dict[str, Shape] = {"text states (token, feature)": text_shape}
     doors["packed latents (channel, frame, row)"] = pairing.packed_shape
     for part, vae in vaes.items():
         doors |= _vae_doors(part, vae, config.num_samples)
     parameters = {"denoiser": _size(build_denoiser, config.denoiser)}
-    encoder = _text_encoder_parameters(config.text_encoder)
-    if encoder is not None:
-        parameters["text encoder (frozen)"] = encoder
+    text = _text_model(config.text_encoder)
+    if text is not None:
+        parameters["text encoder (frozen)"] = count_parameters(text)
     parameters |= {part: _size(SpectrogramVae, vae) for part, vae in vaes.items()}
     if needs_vocoder(config, vaes):
         vocoder = _vocoder_of(recipe)
@@ -149,8 +136,7 @@ def _variant_account(recipe: Recipe, task: DiffusionTaskConfig) -> Account:
         doors["vocoder's log-mel (frame, band)"] = (frames, vocoder.mel.n_mels)
         parameters["vocoder"] = _size(build_vocoder, vocoder)
     doors["waveform (ear, sample)"] = (2, config.num_samples)
-    uncounted = ("text encoder",) if encoder is None else ()
-    return Account(doors=doors, parameters=parameters, training_only={}, uncounted=uncounted)
+    return Account(doors=doors, parameters=parameters, uncounted=("text encoder",) if text is None else ())
 
 
 def _vocoder_of(recipe: Recipe) -> VocoderConfig:
@@ -161,28 +147,20 @@ def _vocoder_of(recipe: Recipe) -> VocoderConfig:
     return task.vocoder
 
 
-def _text_encoder_parameters(config: TextEncoderConfig) -> int | None:
-    """Count a frozen text encoder; None for files that only their owner knows."""
-    if config.kind == "hash":
-        return 0
-    model = _text_model(config)
-    return None if model is None else count_parameters(model)
-
-
 @cache
 def _text_model(config: TextEncoderConfig) -> nn.Module | None:
-    """Build a known text encoder's layers, on the meta device."""
+    """Build a known text encoder's layers, on the meta device; None for files that only their owner knows."""
     with torch.device("meta"):
-        if config.kind == "t5" and config.name_or_path in T5_LARGE_NAMES:
+        if config.kind == "hash":
+            return nn.Identity()
+        if config.kind == "t5" and config.name_or_path == "google/flan-t5-large":
             from transformers import T5EncoderModel
 
             return T5EncoderModel(t5_large_encoder_config()).requires_grad_(False)
         if config.kind == "minilm" and not config.name_or_path:
             from transformers import BertConfig, BertModel
 
-            sizes = BertConfig(
-                hidden_size=MINILM_WIDTH, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
-            )
+            sizes = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
             return BertModel(sizes, add_pooling_layer=False).requires_grad_(False)
     return None
 
@@ -234,11 +212,7 @@ def compute(config: VariantConfig, vaes: dict[str, VaeConfig], vocoder: VocoderC
 
 
 def recipe_compute(recipe: Recipe) -> Compute:
-    """Count the operations of a variant's recipe.
-
-    Raises:
-        ValueError: the recipe trains no variant.
-    """
+    """Count the operations of a variant's recipe."""
     if not isinstance(recipe.task, DiffusionTaskConfig):
         raise ValueError(f"recipe must be of a variant, got {recipe.name}; its parts are counted within one")
     config = recipe.task.variant
@@ -281,7 +255,7 @@ def _operations(forward: Callable[..., Any], *inputs: torch.Tensor) -> float:
 
 def _text_operations(config: TextEncoderConfig, length: int) -> float:
     model = _text_model(config)
-    if model is None:
+    if model is None or isinstance(model, nn.Identity):
         return 0.0
     tokens = torch.zeros(2, length, dtype=torch.int64)
     return _operations(lambda ids: model(input_ids=ids), tokens)

@@ -2,9 +2,11 @@
 
 Here the direction comes from a head, not from a model. Such clips are judged as systems of their own, and their records
 say what they are: "recordings" (true sound, the upper bound) or "cascade" (what another system made, as a mono signal).
+All writers yield the number of clips written so far.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -46,72 +48,50 @@ def render_references(
             direction, not the same sound); rows whose label has no other recording are left out.
         num_samples: length of a clip.
 
-    Yields:
-        The number of clips written so far.
-
     Raises:
         ValueError: a row names no recording of the corpus.
     """
-    data = ClipDataset(manifest_dir, split, num_samples=num_samples)
-    places = {row.id: index for index, row in enumerate(data.rows)}
     output.mkdir(parents=True, exist_ok=True)
+    system = {"kind": "recordings", "name": "another of its label" if others else "the references"}
     done = 0
-    for row in rows:
-        if row.recording not in places or row.azimuth_deg is None:
-            raise ValueError(
-                f"{row.file} must name a {split} clip of {manifest_dir}, got {row.recording!r}; draw it anew"
-            )
-        place: int | None = places[row.recording]
-        if others:
-            place = _another(data, places[row.recording], row.seed)
-        if place is None:
-            continue
-        pcm, _ = data[place]
-        facts: dict[str, Any] = {"prompt": row.prompt, "event": row.label, "seed": row.seed}
-        facts["recording"] = data.rows[place].id
-        facts["azimuth"] = {"azimuth_deg": row.azimuth_deg, "style": row.style}
-        system = {"kind": "recordings", "name": "another of its label" if others else "the references"}
-        _write(output / row.file, pcm[None].float() / 32_768.0, row.azimuth_deg, head, facts, system, options)
-        done += 1
-        yield done
-    data.close()
+    with closing(ClipDataset(manifest_dir, split, num_samples=num_samples)) as data:
+        places = {row.id: index for index, row in enumerate(data.rows)}
+        for row in rows:
+            if row.recording not in places or row.azimuth_deg is None:
+                raise ValueError(
+                    f"{row.file} must name a {split} clip of {manifest_dir} and an azimuth, got {row.recording!r} and "
+                    f"{row.azimuth_deg}; draw it anew"
+                )
+            own = places[row.recording]
+            place = _another(data, own, row.seed) if others else own
+            if place is not None:
+                mono = data[place][0][None].float() / 32_768.0
+                facts = {"prompt": row.prompt, "event": row.label, "seed": row.seed, "recording": data.rows[place].id}
+                _write(output / row.file, mono, row.azimuth_deg, row.style, head, facts | {"system": system}, options)
+                done += 1
+                yield done
 
 
 def _another(data: ClipDataset, place: int, seed: int) -> int | None:
     """Return the place of another recording of the same label, or None."""
-    own = data.rows[place]
-    found = [
-        index
-        for index, row in enumerate(data.rows)
-        if row.labels[0] == own.labels[0] and row.recording != own.recording
-    ]
+    own, rows = data.rows[place], enumerate(data.rows)
+    found = [index for index, row in rows if row.labels[0] == own.labels[0] and row.recording != own.recording]
     return found[seed % len(found)] if found else None
 
 
-def cascade(
-    clips: Sequence[Clip], head: Head, output: Path, *, options: OutputOptions, conversion: Conversion | None = None
-) -> Iterator[int]:
-    """Write the mid signal of every clip through a head, at the azimuth that its record asks for.
+def cascade(clips: Sequence[Clip], head: Head, output: Path, *, options: OutputOptions) -> Iterator[int]:
+    """Write the mid signal of clips of any system through a head, at the azimuths that their records ask for.
 
-    Args:
-        clips: of any system; clips without an azimuth are left out.
-        head: at the clips' rate.
-        output: folder, made if it is absent.
-        options: sample format, picture.
-        conversion: what may be done to mono files.
-
-    Yields:
-        The number of clips written so far.
+    Clips without an azimuth are left out; mono files are welcome; the head must be at the clips' rate.
     """
     source = source_of(clips)
     system = source | {"kind": "cascade", "name": source.get("name"), "of": source["kind"]}
     output.mkdir(parents=True, exist_ok=True)
-    for done, clip in enumerate((clip for clip in clips if clip.azimuth_deg is not None), start=1):
-        ears, _ = read_ears(clip.path, conversion or Conversion(copy_mono=True))
-        facts: dict[str, Any] = {key: clip.record.get(key) for key in ("prompt", "event", "seed")}
-        facts["azimuth"] = {"azimuth_deg": clip.azimuth_deg, "style": clip.style}
-        path = output / f"{clip.name}.wav"
-        _write(path, common_phase_mid(ears)[None], float(clip.azimuth_deg or 0.0), head, facts, system, options)
+    asked = [(clip, clip.azimuth_deg) for clip in clips if clip.azimuth_deg is not None]
+    for done, (clip, azimuth_deg) in enumerate(asked, start=1):
+        mono = common_phase_mid(read_ears(clip.path, Conversion(copy_mono=True)).waveform)[None]
+        facts = {key: clip.record.get(key) for key in ("prompt", "event", "seed")} | {"system": system}
+        _write(output / f"{clip.name}.wav", mono, azimuth_deg, clip.style, head, facts, options)
         yield done
 
 
@@ -119,24 +99,17 @@ def _write(
     path: Path,
     mono: Tensor,
     azimuth_deg: float,
+    style: str | None,
     head: Head,
     facts: dict[str, Any],
-    system: dict[str, Any],
     options: OutputOptions,
 ) -> None:
     """Render (1, S) at an azimuth and write it with its record."""
-    silent = not bool(mono.abs().max() > 0)
-    ears = spatialize(mono, azimuth_deg, head.hrir_set, method="interpolate", peak=None if silent else PEAK)
+    peak = PEAK if bool(mono.abs().max() > 0) else None
+    ears = spatialize(mono, azimuth_deg, head.hrir_set, method="interpolate", peak=peak)
     source = {"name": head.hrir_set.name, "licence": head.hrir_set.licence, "sha256": head.sha256}
-    record = facts | {"rendered": False, "system": system, "head": source}
-    write_clip(path, ears, head.hrir_set.sample_rate, record, options)
-
-
-def mono_record(row: PromptRow, text: str, seed: int, system: dict[str, Any]) -> dict[str, Any]:
-    """Return the record of a mono baseline's clip; the same signal at both ears has no direction."""
-    azimuth = None if row.azimuth_deg is None else {"azimuth_deg": row.azimuth_deg, "style": row.style}
-    facts = {"prompt": row.prompt, "event": text, "seed": seed, "azimuth": azimuth}
-    return facts | {"rendered": False, "mono": True, "system": system}
+    facts |= {"azimuth": {"azimuth_deg": azimuth_deg, "style": style}, "rendered": False, "head": source}
+    write_clip(path, ears, head.hrir_set.sample_rate, facts, options)
 
 
 def write_mono(
@@ -150,7 +123,7 @@ def write_mono(
     batch_size: int,
     options: OutputOptions,
 ) -> Iterator[int]:
-    """Let a mono system answer a prompt list and copy each answer to both ears.
+    """Let a mono system answer a prompt list and copy each answer to both ears, which then have no direction.
 
     Args:
         rows: rows of the list, each with the words that the system reads.
@@ -161,9 +134,6 @@ def write_mono(
         seed: added to the rows' own.
         batch_size: clips at once.
         options: sample format, picture.
-
-    Yields:
-        The number of clips written so far.
     """
     output.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(rows), batch_size):
@@ -171,6 +141,8 @@ def write_mono(
         seeds = [seed + row.seed for row, _ in batch]
         mono = generate([text for _, text in batch], seeds)
         for (row, text), own_seed, signal in zip(batch, seeds, mono, strict=True):
-            ears = torch.stack([signal, signal])
-            write_clip(output / row.file, ears, sample_rate, mono_record(row, text, own_seed, system), options)
+            azimuth = None if row.azimuth_deg is None else {"azimuth_deg": row.azimuth_deg, "style": row.style}
+            facts = {"prompt": row.prompt, "event": text, "seed": own_seed, "azimuth": azimuth, "system": system}
+            record = facts | {"rendered": False, "mono": True}
+            write_clip(output / row.file, torch.stack([signal, signal]), sample_rate, record, options)
         yield start + len(batch)

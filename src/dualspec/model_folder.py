@@ -31,10 +31,8 @@ VOCODER_CONFIGS: dict[str, type] = {
     "GriffinLimConfig": GriffinLimConfig,
 }
 PART_CONFIGS: dict[str, type] = {"VaeConfig": VaeConfig, **VOCODER_CONFIGS}
-LOCALIZERS = ("paper", "robust")
-"""Names of the embedded localizers."""
-TRUSTED_ACCURACY = 0.99
-"""Below this share of true clips a localizer's scores carry a warning (decision 24)."""
+LOCALIZERS = ("paper", "robust")  # the embedded ones
+TRUSTED_ACCURACY = 0.99  # below this share of true clips a localizer's scores carry a warning (decision 24)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,11 +67,7 @@ def localizer_folder(name_or_folder: str | Path) -> Path:
         FileNotFoundError: there is no such folder.
     """
     embedded = str(name_or_folder) in LOCALIZERS
-    folder = (
-        Path(str(resources.files("dualspec") / "bundles" / "localizers" / str(name_or_folder)))
-        if embedded
-        else Path(name_or_folder)
-    )
+    folder = _bundle(f"localizers/{name_or_folder}") if embedded else Path(name_or_folder)
     if not folder.is_dir():
         hint = "this installation has not embedded it" if embedded else f"or name one of {', '.join(LOCALIZERS)}"
         raise FileNotFoundError(f"no localizer in {folder}; give a weights folder, {hint}")
@@ -81,10 +75,7 @@ def localizer_folder(name_or_folder: str | Path) -> Path:
 
 
 def load_localizer(name_or_folder: str | Path = "robust") -> LoadedLocalizer:
-    """Load a localizer, frozen and in evaluation mode, after checking its hashes.
-
-    Args:
-        name_or_folder: "paper" or "robust", the embedded ones, or a weights folder.
+    """Load a localizer, one of `LOCALIZERS` or a weights folder, frozen and in evaluation mode, its hashes checked.
 
     Raises:
         FileNotFoundError: there is no such folder, or a file of it is missing.
@@ -101,13 +92,17 @@ def load_localizer(name_or_folder: str | Path = "robust") -> LoadedLocalizer:
     )
 
 
+def _bundle(name: str) -> Path:
+    return Path(str(resources.files("dualspec") / "bundles" / name))
+
+
 def embedded_bundle() -> Path:
     """Return the folder of the embedded model.
 
     Raises:
         FileNotFoundError: this installation has none.
     """
-    folder = Path(str(resources.files("dualspec") / "bundles" / "default"))
+    folder = _bundle("default")
     if not folder.is_dir():
         raise FileNotFoundError("this installation has no embedded model; give a folder with --model")
     return folder
@@ -115,12 +110,8 @@ def embedded_bundle() -> Path:
 
 def write_index(folder: Path, variant: str, parts: Sequence[str]) -> None:
     """Write the index of a model folder; the class name is what hubs show."""
-    index = {
-        "_class_name": "DualSpecPipeline",
-        "format_version": FORMAT_VERSION,
-        "variant": variant,
-        "parts": sorted(parts),
-    }
+    index: dict[str, Any] = {"_class_name": "DualSpecPipeline", "format_version": FORMAT_VERSION}
+    index |= {"variant": variant, "parts": sorted(parts)}
     write_text_atomic(folder / INDEX_NAME, json.dumps(index, indent=2) + "\n")
 
 
@@ -202,11 +193,27 @@ def assemble(
             config = variant if name == "denoiser" else read_config(source, PART_CONFIGS)
             save_state(temporary / name, read_state(source), config, dtype=dtype, notes=read_notes(source))
         write_index(temporary, variant.variant, list(sources))
-        if head is not None:
-            save_json(head, temporary / HEAD_NAME)
+        write_head(temporary, head)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_head(folder: Path) -> HeadCues | None:
+    """Return the cues of the head that a model's training clips were rendered with; None where its folder has none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    return load_json(HeadCues, folder / HEAD_NAME) if (folder / HEAD_NAME).is_file() else None
+
+
+def write_head(folder: Path, head: HeadCues | None) -> None:
+    """Write these cues beside a model's parts; None leaves no file behind."""
+    if head is None:
+        (folder / HEAD_NAME).unlink(missing_ok=True)
+    else:
+        save_json(head, folder / HEAD_NAME)
 
 
 def load_judge(
@@ -224,8 +231,7 @@ def load_judge(
         ValueError: a file is damaged.
     """
     if target is None:
-        stored = (Path(folder) if folder is not None else embedded_bundle()) / HEAD_NAME
-        sphere = Path(str(resources.files("dualspec") / "bundles" / "sphere.json"))
-        target = load_json(HeadCues, stored if stored.is_file() else sphere)
+        own = read_head(Path(folder) if folder is not None else embedded_bundle())
+        target = own or load_json(HeadCues, _bundle("sphere.json"))
     loaded = load_localizer(localizer)
     return DirectionJudge(localizer=loaded.localizer, facts=loaded.facts, target=target)

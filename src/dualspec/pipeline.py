@@ -1,6 +1,7 @@
 """Prompt → two-ear waveform, in a few visible lines.
 
-Nothing here knows of azimuths, heads or rendering: the direction comes out of the diffusion model, from words alone.
+Nothing here knows of azimuths or rendering: the direction comes out of the diffusion model, from words alone. The cues
+of a head are carried along for whoever judges, and never read.
 """
 
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from dualspec.diffusion.sampler import SamplingConfig, initial_noise, sample
 from dualspec.diffusion.variant import VariantConfig
 from dualspec.features.mel import MelConfig
 from dualspec.features.stft import StftConfig
+from dualspec.hearing.proof import HeadCues
 from dualspec.latents.pairing import LatentPairing
 from dualspec.latents.vae import Spectra, SpectrogramVae, VaeConfig
-from dualspec.model_folder import VOCODER_CONFIGS, embedded_bundle, read_index, write_index
+from dualspec.model_folder import VOCODER_CONFIGS, embedded_bundle, read_head, read_index, write_head, write_index
 from dualspec.synthesis.reconstruct import reconstruct
 from dualspec.synthesis.vocoder import build_vocoder
 from dualspec.text.encoder import TextEncoder, build_text_encoder
@@ -48,6 +50,7 @@ class DualSpecPipeline:
         vaes: the VAEs by part name.
         vocoder: log-mel to waveform, or None where the variant needs none.
         text_encoder: words to token states.
+        head: cues of the head that the training clips were rendered with; what the proof of direction aims at.
 
     Use `DualSpecPipeline.from_pretrained()`. Paper Fig. 1.
     """
@@ -59,6 +62,7 @@ class DualSpecPipeline:
         vaes: dict[str, SpectrogramVae],
         vocoder: torch.nn.Module | None,
         text_encoder: TextEncoder,
+        head: HeadCues | None = None,
     ) -> None:
         """Check that the parts fit."""
         if text_encoder.width != config.denoiser.cross_attention_dim:
@@ -67,7 +71,7 @@ class DualSpecPipeline:
                 "use the one that the denoiser was trained with"
             )
         self.config, self.vaes, self.vocoder, self.text_encoder = config, vaes, vocoder, text_encoder
-        self.denoiser = denoiser
+        self.denoiser, self.head = denoiser, head
         self.pairing = LatentPairing(
             config.pairing, config.latent_shapes({part: vaes[part].config for part in config.parts})
         )
@@ -244,6 +248,7 @@ class DualSpecPipeline:
             modules["vocoder"] = (self.vocoder, self.vocoder.config)
         for name, (module, config) in modules.items():
             save_weights(folder / name, module, config, dtype=dtype)
+        write_head(folder, self.head)
         write_index(folder, self.config.variant, list(modules))
 
     @classmethod
@@ -272,7 +277,8 @@ class DualSpecPipeline:
         vocoder = None
         if "vocoder" in parts:
             vocoder, _ = load_module(folder / "vocoder", VOCODER_CONFIGS, build_vocoder)
-        return cls(config, denoiser, vaes, vocoder, build_text_encoder(config.text_encoder)).to(device)
+        text_encoder = build_text_encoder(config.text_encoder)
+        return cls(config, denoiser, vaes, vocoder, text_encoder, read_head(folder)).to(device)
 
 
 def _seeds(seed: int | list[int], per_prompt: int, count: int) -> list[int]:

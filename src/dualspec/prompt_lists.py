@@ -66,14 +66,11 @@ def write_prompt_list(path: Path, rows: Sequence[PromptRow]) -> None:
 
 
 def read_manifest_prompts(path: Path, *, allow_no_direction: bool = False) -> list[tuple[PromptRow, ParsedPrompt]]:
-    """Read a prompt list strictly.
-
-    Args:
-        path: JSON lines with `prompt`, and optionally the other fields of `PromptRow`; without `file`, numbered names.
-        allow_no_direction: accept prompts without a direction.
+    """Read a prompt list strictly: JSON lines with `prompt`, and optionally the other fields of `PromptRow`.
 
     Returns:
-        Rows and what our parser makes of their prompts (reported, never given to the network).
+        Rows, with numbered names where they had none, and what our parser makes of their prompts (reported, never given
+        to the network).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -100,9 +97,9 @@ def read_manifest_prompts(path: Path, *, allow_no_direction: bool = False) -> li
                 raise ValueError(
                     f"{where}: azimuth_deg must be what the prompt says, got {row.azimuth_deg:g} beside {row.prompt!r}"
                 )
-        if row.file in seen or number > MAX_ROWS:
+        if Path(row.file).stem in seen or number > MAX_ROWS:  # records are named after the sound, whatever its format
             raise ValueError(f"{where}: file must be unique among at most {MAX_ROWS} rows, got {row.file!r} again")
-        seen.add(row.file)
+        seen.add(Path(row.file).stem)
         rows.append((row, parsed))
     if not rows:
         raise ValueError(f"{path} must hold prompts, got none; write them by `dualspec prompts`")
@@ -227,11 +224,8 @@ def event_rows(
                 azimuth_deg = float(class_azimuth_deg(sector))
                 prompt = prompt_for(event, azimuth_deg, style, generator=generator, split=wording)
                 file = f"{re.sub('[^a-z0-9]+', '-', event.lower()).strip('-')}-{style}^{azimuth_deg:.0f}.wav"
-                rows.append(
-                    PromptRow(
-                        file=file, prompt=prompt, azimuth_deg=azimuth_deg, style=style, label=event, seed=len(rows)
-                    )
-                )
+                facts: dict[str, Any] = {"azimuth_deg": azimuth_deg, "style": style, "label": event}
+                rows.append(PromptRow(file=file, prompt=prompt, seed=len(rows), **facts))
     return rows
 
 
@@ -248,15 +242,8 @@ def standard_test_set(
 
     The draw of clips and azimuths does not depend on the styles, so sets of one seed hold the same sounds in every
     wording (Table III); `dualspec prepare --test` lists the same. Azimuths are balanced; no clip stands twice at one
-    azimuth.
-
-    Args:
-        manifest_dir: folder of a prepared corpus.
-        num: clips; the paper has 5,000.
-        styles: location styles; each prompt draws one of them.
-        seed: of the draw.
-        split: part of the corpus.
-        wording: which general phrases, those seen in training or the others.
+    azimuth; each prompt draws one of the styles, and its general phrases are those seen in training or the others
+    (`wording`). The paper has 5,000 clips.
 
     Raises:
         ValueError: the split holds fewer than `num` / 12 clips.
@@ -267,17 +254,9 @@ def standard_test_set(
         clip, azimuth_deg = clips[place], float(class_azimuth_deg(sector))
         style = draw_location_style(words, styles)
         prompt = prompt_for(clip.labels[0], azimuth_deg, style, generator=words, split=wording)
-        rows.append(
-            PromptRow(
-                file=f"{clip.id.replace('/', '-')}^{azimuth_deg:.0f}.wav",
-                prompt=prompt,
-                azimuth_deg=azimuth_deg,
-                style=style,
-                label=clip.labels[0],
-                recording=clip.id,
-                seed=index,
-            )
-        )
+        file = f"{clip.id.replace('/', '-')}^{azimuth_deg:.0f}.wav"
+        facts: dict[str, Any] = {"azimuth_deg": azimuth_deg, "style": style, "label": clip.labels[0]}
+        rows.append(PromptRow(file=file, prompt=prompt, seed=index, recording=clip.id, **facts))
     return rows
 
 

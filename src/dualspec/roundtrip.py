@@ -3,6 +3,7 @@
 Held-out recordings are rendered through a head, written as references, encoded, decoded and written as estimates.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,34 +47,24 @@ def round_trip_clips(
         The number of clips written so far.
     """
     used = {part: files for part, files in model["sha256"].items() if part != "denoiser"}
-    systems = {
-        "reference": {"kind": "recordings", "name": "the references"},
-        "estimate": {"kind": "round trip", "name": model["variant"], "sha256": used},
-    }
+    true = {"kind": "recordings", "name": "the references"}
+    decoded = {"kind": "round trip", "name": model["variant"], "sha256": used}
     bank = load_clips(manifest_dir, "test", num_samples=pipeline.config.num_samples)
     chosen = torch.linspace(0, len(bank) - 1, min(num_clips, len(bank))).long()
     azimuths = torch.tensor(sector_grid_deg(), dtype=torch.float64)[torch.arange(len(chosen)) % 12]
     for name in ("reference", "estimate"):
         (output / name).mkdir(parents=True, exist_ok=True)
-    done = 0
     for rows in torch.arange(len(chosen)).split(batch_size):
-        mono = bank.float_waveforms(chosen[rows])
-        reference = normalize_peak(render(mono, hrir_set.at(azimuths[rows])), PEAK)
+        reference = normalize_peak(render(bank.float_waveforms(chosen[rows]), hrir_set.at(azimuths[rows])), PEAK)
         estimate = pipeline.round_trip(reference).cpu()
-        estimate = estimate / estimate.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1.0)
-        for index, row in enumerate(rows.tolist()):
-            clip = int(chosen[row])
-            azimuth_deg = float(azimuths[row])
-            name = f"{bank.ids[clip].replace('/', '-')}^{azimuth_deg:.0f}.wav"
-            facts = {"prompt": f"{bank.labels[clip][0]}, true clip", "seed": 0, "rendered": False}
-            facts |= {
-                "azimuth": {"azimuth_deg": azimuth_deg},
-                "event": bank.labels[clip][0],
-                "recording": bank.ids[clip],
-            }
-            for kind, waveform in (("reference", reference[index]), ("estimate", estimate[index])):
-                write_clip(
-                    output / kind / name, waveform, pipeline.sample_rate, facts | {"system": systems[kind]}, options
-                )
-            done += 1
-        yield done
+        peaks = estimate.abs().amax(dim=(1, 2)).clamp(min=1.0)  # beyond full scale, one gain for both ears
+        for row, before, after, peak in zip(rows.tolist(), reference, estimate, peaks.tolist(), strict=True):
+            clip, azimuth_deg = int(chosen[row]), float(azimuths[row])
+            label, name = bank.labels[clip][0], f"{bank.ids[clip].replace('/', '-')}^{azimuth_deg:.0f}.wav"
+            facts = {"prompt": f"{label}, true clip", "event": label, "recording": bank.ids[clip], "seed": 0}
+            facts |= {"azimuth": {"azimuth_deg": azimuth_deg}, "rendered": False}
+            gain = {"gain_db": round(-20 * math.log10(peak), 6) + 0.0}
+            write_clip(output / "reference" / name, before, pipeline.sample_rate, facts | {"system": true}, options)
+            own = facts | gain | {"system": decoded}
+            write_clip(output / "estimate" / name, after / peak, pipeline.sample_rate, own, options)
+        yield int(rows[-1]) + 1

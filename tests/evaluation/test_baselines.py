@@ -287,7 +287,7 @@ def test_tango_denoises_as_by_hand(tango: tuple[Path, dict[str, Any]]) -> None:
     )
     steps.set_timesteps(2)
     words = tokenizer("t5")(["dog", ""], padding=True, return_tensors="pt")
-    latents = noise_of([5], (4, 16, 16))
+    latents = noise_of([5], (4, 256, 16))  # TANGO's own length, whatever is asked for
     later = torch.Generator().manual_seed(5 + 2**62)
     with torch.no_grad():
         states = parts["text_encoder"](**words).last_hidden_state
@@ -324,13 +324,24 @@ def test_weights_that_do_not_fit_are_refused_by_name(
         load_baseline("audioldm", folder)
     other = Path(shutil.copytree(tango[0], tmp_path / "tango"))
     shutil.rmtree(other / "tokenizer")
-    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json of google/flan-t5-large"):
+    with pytest.raises(FileNotFoundError, match=r"copy tokenizer\.json and tokenizer_config\.json of google/flan-t5"):
         load_baseline("tango", other)
+    for alone in ("tokenizer.json", "tokenizer_config.json"):  # transformers takes either, and pads or reads nothing
+        shutil.rmtree(other / "tokenizer", ignore_errors=True)
+        (other / "tokenizer").mkdir()
+        shutil.copy(tango[0] / "tokenizer" / alone, other / "tokenizer")
+        with pytest.raises(ValueError, match=r"whole tokenizer, got one that cannot .* copy tokenizer\.json and"):
+            load_baseline("tango", other)
+    main = json.loads((other / "main_config.json").read_text())
+    (other / "main_config.json").write_text(json.dumps(main | {"scheduler_name": "someone/else"}))
+    with pytest.raises(ValueError, match="scheduler_name of .* must be one of .*, got 'someone/else'"):
+        load_baseline("tango", other)
+    (other / "main_config.json").write_text(json.dumps(main))
     (other / "vae_config.json").write_text("{}")
     with pytest.raises(ValueError, match="must have ddconfig"):
         load_baseline("tango", other)
     with pytest.raises(ValueError, match="baseline must be one of"):
-        load_baseline("bark", other)  # type: ignore[arg-type]
+        load_baseline("bark", other)
     with pytest.raises(FileNotFoundError, match="no weights folder"):
         load_baseline("tango", tmp_path / "nowhere")
 

@@ -48,8 +48,7 @@ def random_mn04(tmp_path_factory):
 
 def test_a_clip_is_embedded_alike_alone_and_in_any_batch(random_mn04):
     embedder = load_embedder(f"mn04_as={random_mn04},unchecked")
-    assert (embedder.name, embedder.sample_rate, embedder.probabilities) == ("mn04_as", 32_000, "sigmoid")
-    assert (embedder.embedding_dim, embedder.num_classes, len(embedder.weights_sha256)) == (384, 527, 64)
+    assert embedder.name == "mn04_as" and len(embedder.weights_sha256) == 64
     clips = noise(embedders.CHUNK + 1, 8_000)
     together = embedder(clips, 16_000)
     assert together.embeddings.shape == (embedders.CHUNK + 1, 384) and together.logits.shape == (9, 527)

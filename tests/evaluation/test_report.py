@@ -1,7 +1,6 @@
 """Judging a folder: ideal values, resumption, processes, and every kind of folder that cannot be judged as it is."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,19 @@ from dualspec.audio.azimuth import sector_grid_deg
 from dualspec.audio.binaural import normalize_peak, render
 from dualspec.audio.hrir import HrirSet, spherical_head
 from dualspec.audio.waveform import write_waveform
-from dualspec.cli.evaluation import _localizer
 from dualspec.evaluation.clips import Conversion, list_clips
 from dualspec.evaluation.distribution_metrics import frechet_distance
-from dualspec.evaluation.efficientat import EfficientAt
-from dualspec.evaluation.embedders import Embedding, load_embedder
+from dualspec.evaluation.embedders import Embedding
 from dualspec.evaluation.measure import Cache, Measurer, _Worker
 from dualspec.evaluation.report import judge, markdown, write_judgement
-from dualspec.hearing.cues import itd_us, target_cues
-from dualspec.hearing.localizer import Localizer, LocalizerConfig, LocalizerResult, result_of
-from dualspec.training.weights import save_weights
+from dualspec.hearing.cues import interaural_cues, target_cues
+from dualspec.hearing.localizer import LocalizerConfig, LocalizerResult, result_of
 
 
 class Bands:
     """An embedder that can be computed by hand: log energies of eight bands; scores are the first five."""
 
-    name, weights_sha256, sample_rate, embedding_dim, num_classes = "bands", "b" * 64, 16_000, 8, 5
-    probabilities = "softmax"
+    name, weights_sha256 = "bands", "b" * 64
 
     def __call__(self, waveform: torch.Tensor, sample_rate: int) -> Embedding:
         power = torch.nn.functional.adaptive_avg_pool1d(torch.fft.rfft(waveform).abs().square(), 8)
@@ -46,7 +41,7 @@ class Ear:
         self.known[(centres > 90) & (centres < 270)] = 1e6
 
     def predict(self, waveform: torch.Tensor, sample_rate: int) -> LocalizerResult:
-        return result_of(-0.1 * (itd_us(waveform, sample_rate)[:, None] - self.known).abs())
+        return result_of(-0.1 * (interaural_cues(waveform, sample_rate).itd_us[:, None] - self.known).abs())
 
 
 def measurer(**changes: Any) -> Measurer:
@@ -144,8 +139,11 @@ def test_ears_are_judged_apart_and_compat_is_the_left_one(rendered: Any, clips_f
     assert ours["quality"]["mean"]["fd"] == pytest.approx(both, abs=1e-5)
     own, theirs = (Bands()(ears[:, 1], 16_000).embeddings for ears in (changed, waveform))
     assert ours["quality"]["right"]["fd"] == pytest.approx(frechet_distance(theirs, own), rel=1e-2)  # 16-bit files
+    assert ours["absent"]["psnr_db"] == "every clip equals its reference at the left ear"
+    assert "psnr_db" in ours["quality"]["right"] and "psnr_db" not in ours["quality"]["mean"]
     compat = judge(estimates, references, measurer=measurer(mode="compat"))
     assert compat["quality"].keys() == {"left"} and compat["quality"]["left"]["fd"] == pytest.approx(0, abs=1e-9)
+    assert not {"psnr_db", "ssim"} & set(compat["quality"]["left"]), "audioldm_eval leaves equal clips out of both"
 
 
 def test_judging_goes_on_where_it_was(clips_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +153,7 @@ def test_judging_goes_on_where_it_was(clips_folder: Path, tmp_path: Path, monkey
     seen: list[int] = []
 
     def counting(self: _Worker, chunk: Any) -> Any:
-        seen.append(len(chunk))
+        seen.append(len(chunk.tasks))
         if len(seen) == 4 and not (tmp_path / "again").exists():
             raise KeyboardInterrupt
         return original(self, chunk)
@@ -173,26 +171,6 @@ def test_judging_goes_on_where_it_was(clips_folder: Path, tmp_path: Path, monkey
     assert judge(clips, clips, measurer=measurer(), cache=Cache(tmp_path / "cut")) == whole and not seen
     other = judge(clips, clips, measurer=measurer(embedder_sha256="c"), cache=Cache(tmp_path / "cut"))
     assert sum(seen) == 24 and other == whole, "another embedder measures anew, cues stay"
-
-
-def test_several_processes_find_the_same(clips_folder: Path, tmp_path: Path) -> None:
-    """Two new processes with networks that each loads for itself; batches of another size."""
-    torch.manual_seed(0)
-    config = LocalizerConfig(branch_channels=(2, 2, 2), fused_channels=4, hidden_features=(4, 4))
-    save_weights(tmp_path / "ear", Localizer(config), config)
-    torch.save(EfficientAt().state_dict(), tmp_path / "network.pt")
-    networks = {
-        "localizer": partial(_localizer, str(tmp_path / "ear"), "cpu"),
-        "embedder": partial(load_embedder, f"mn04_as={tmp_path / 'network.pt'},unchecked"),
-    }
-    clips = list_clips(clips_folder)[:4]
-    one = judge(clips, clips, measurer=measurer(**networks))
-    progress: list[int] = []
-    two = judge(clips, clips, measurer=measurer(**networks, batch_size=3), processes=2, on_clips=progress.append)
-    assert progress[-1] == 8 and progress == sorted(progress)
-    for name in ("inception_score", "kl_sigmoid", "fd"):
-        assert two["quality"]["mean"][name] == pytest.approx(one["quality"]["mean"][name], abs=1e-4)
-    assert two["confusion"] == one["confusion"] and two["rows"] == one["rows"]
 
 
 def test_clips_of_several_lengths_do_not_change_each_other(rendered: Any, clips_folder: Path, tmp_path: Path) -> None:
@@ -263,7 +241,20 @@ def test_mono_and_other_rates_are_refused_or_converted_in_sight(rendered: Any, t
     write_waveform(folder / "clip00.wav", waveform[0], 22_050)
     with pytest.raises(ValueError, match="must be at 16000 Hz, got 22050; allow it by --resample"):
         judge(list_clips(folder)[:1], measurer=measurer())
-    judge(list_clips(folder)[:1], measurer=measurer(conversion=Conversion(resample=True)))
+    resampled = judge(list_clips(folder)[:1], measurer=measurer(conversion=Conversion(resample=True)))
+    assert resampled["num_resampled"] == 1 and "num_resampled 1" in markdown(resampled)
+    write_waveform(folder / "clip00.wav", waveform[0, :, :900], 16_000)
+    with pytest.raises(ValueError, match=r"clip00\.wav must last 0\.1 s or more, got 900 samples"):
+        judge(list_clips(folder)[:1], measurer=measurer())
+
+
+def test_leave_to_convert_is_not_kept(rendered: Any, tmp_path: Path) -> None:
+    """What one judgement was allowed to convert, the next one must be allowed again."""
+    folder = write_folder(tmp_path / "mono", rendered[1][:1], rendered[2][:1, :1])
+    allowed = measurer(conversion=Conversion(copy_mono=True))
+    assert judge(list_clips(folder), measurer=allowed, cache=Cache(tmp_path / "kept"))["num_copied_mono"] == 1
+    with pytest.raises(ValueError, match="must have two channels"):
+        judge(list_clips(folder), measurer=measurer(), cache=Cache(tmp_path / "kept"))
 
 
 def test_folders_that_cannot_be_judged_get_one_clear_line(rendered: Any, clips_folder: Path, tmp_path: Path) -> None:
@@ -281,6 +272,10 @@ def test_folders_that_cannot_be_judged_get_one_clear_line(rendered: Any, clips_f
     assert "fd" not in one["quality"]["mean"] and "kl" in one["quality"]["mean"]
     few = judge(clips[:3], clips[:3], measurer=measurer(mode="compat"))
     assert few["absent"]["inception_score"] == "10 parts need as many clips, got 3"
+    folder = write_folder(tmp_path / "half", azimuths[:2], waveform[:2])
+    (folder / "clip01.json").unlink()
+    with pytest.raises(ValueError, match=r"a record beside every sound or beside none, got none for clip01\.wav"):
+        list_clips(folder)
     folder = write_folder(tmp_path / "lost", azimuths[:2], waveform[:2])
     write_waveform(folder / "clip00.flac", waveform[0], 16_000)
     (folder / "clip00.json").unlink()

@@ -34,6 +34,12 @@ def test_confusion_matrix_counts_by_reference_and_estimate():
     assert torch.equal(confusion_matrix(grid, grid), torch.eye(12, dtype=torch.int64))
 
 
+def test_what_lies_between_the_sectors_belongs_to_the_nearest():
+    """A localizer answers with centres of sectors: asked for 40 degrees, 30 is right, and 10 degrees off."""
+    result = evaluate(degrees(40, 350), degrees(30, 330), degrees(40, 350))
+    assert result["azimuth_accuracy"] == 0.5 and result["azimuth_mae_deg"] == 15 and result["expectation_mae_deg"] == 0
+
+
 def test_evaluate_by_hand():
     """One right, one to the neighbour, one mirrored; the expectation of an even split of 0 and 30 is 15."""
     logits = torch.full((3, 12), -100.0)

@@ -9,8 +9,8 @@ import pytest
 from dualspec.evaluation.paper_tables import TABLE_1, TABLE_2, TABLE_3
 from dualspec.evaluation.tables import (
     NOT_AT_HAND,
-    PaperSize,
     Shelf,
+    Size,
     Weights,
     hash_weights,
     read_results,
@@ -70,7 +70,8 @@ def test_a_row_needs_its_weights_at_hand(model: Any, tmp_path: Path) -> None:
     found = read_results(tmp_path / "r")
     without = table_2(Shelf(results=found))
     assert row(without, "DualSpec, ours (mini)")[6] == NOT_AT_HAND and "12.35" not in without and "97.5" not in without
-    weights = Weights(sha256=hash_weights(folder), parameters=20_600_000, gflops=1.25, gflops_full=11.5, seconds=0.4)
+    size = Size(parameters=20_600_000, gflops=1.25, gflops_full=11.5, seconds=0.4)
+    weights = Weights(sha256=hash_weights(folder), size=size)
     text = table_2(Shelf(results=found, weights=[weights]))
     cells = row(text, "DualSpec, ours (mini)")
     assert cells[1:11] == ["120", "20.6", "1.25", "11.5", "0.40", "12.35", "1.500", "4.00", "3.25", "97.5"]
@@ -95,7 +96,7 @@ def test_what_names_no_weights_is_never_printed(model: Any, tmp_path: Path) -> N
 
 
 def test_paper_sizes_need_no_weights() -> None:
-    sizes = {"dualspec": PaperSize(parameters=1_541_120_000, gflops=952.4, gflops_full=94_663.6)}
+    sizes = {"dualspec": Size(parameters=1_541_120_000, gflops=952.4, gflops_full=94_663.6)}
     cells = row(table_2(Shelf(results=[], paper_sizes=sizes)), "DualSpec, our recipe of its size")
     assert cells[2:5] == ["1541", "952", "94664"] and cells[6] == NOT_AT_HAND
 
@@ -129,7 +130,7 @@ def test_round_trips_and_wordings(model: Any, tmp_path: Path) -> None:
 
 def test_sweeps_hold_one_setting_apart(model: Any, tmp_path: Path) -> None:
     folder, sha256 = model
-    for guidance, fd in ((1.0, 30.0), (3.0, 20.0), (5.0, 25.0)):
+    for guidance, fd in ((1.0, 30.0), (5.0, 25.0), (3.0, 20.0)):
         sampling = {"sampler": "dpmpp", "num_inference_steps": 25, "guidance_scale": guidance}
         source = {"kind": "model", "name": "dualspec", "sha256": sha256, "sampling": sampling}
         write_result(tmp_path / "r", f"g{guidance}", fd=fd, **source)
@@ -139,6 +140,13 @@ def test_sweeps_hold_one_setting_apart(model: Any, tmp_path: Path) -> None:
     assert "num_inference_steps 25" in name and sweep(shelf, "fig7") == {}
     assert "| 3 | 120 | 20.00 |" in sweep_table({name: points}, "fig6")
     assert sweep(Shelf(results=shelf.results), "fig6") == {}, "no weights, no sweep"
+    compat = tmp_path / "r" / "g5.0" / "result.json"
+    compat.write_text(compat.read_text().replace('"ears"', '"compat"'))
+    ((_, points),) = sweep(Shelf(results=read_results(tmp_path / "r"), weights=shelf.weights), "fig6").items()
+    assert len(points) == 2, "what was measured in another way is no point of this curve"
+    write_result(tmp_path / "r", "again", **source)
+    with pytest.raises(ValueError, match=r"must differ in guidance_scale, got again and g3\.0 alike"):
+        sweep(Shelf(results=read_results(tmp_path / "r"), weights=shelf.weights), "fig6")
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

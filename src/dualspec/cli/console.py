@@ -40,6 +40,15 @@ def progress_bar(
         yield lambda value: progress.update(task, completed=value)
 
 
+def progress(title: str, total: int, steps: Iterator[int]) -> int:
+    """Show a bar while an iterator tells how much is done, and return the last that it told."""
+    done = 0
+    with progress_bar(title, total) as show:
+        for done in steps:
+            show(done)
+    return done
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
     """Print a table to stdout; the last columns are numbers where every cell of theirs is one."""
     from rich.console import Console

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dualspec.cli.console import print_table, progress_bar
+from dualspec.cli.console import print_table, progress, progress_bar
 from dualspec.cli.door import note, refuse, usage
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dualspec.data.datasets import ClipBank
     from dualspec.generation import Head
     from dualspec.hearing.localizer import Localizer
-    from dualspec.prompt_lists import PromptRow
 
 
 def prompts(
@@ -27,20 +28,13 @@ def prompts(
     events: Annotated[list[str] | None, typer.Argument(help="Events, such as 'dog' 'church bells'.")] = None,
     styles: Annotated[str, typer.Option(help="Location styles, by comma: doa, clock, general.")] = "doa,clock,general",
     seed: Annotated[int, typer.Option(min=0, help="Of the draw and of the wording of general descriptions.")] = 0,
-    wording: Annotated[
-        Literal["train", "heldout"], typer.Option(help="General descriptions seen in training, or not.")
-    ] = "train",
-    data: Annotated[
-        Path | None, typer.Option(help="Draw a test set from what `dualspec prepare` wrote, in place of EVENTS.")
-    ] = None,
+    wording: Annotated[Literal["train", "heldout"], typer.Option(help="General words seen in training?")] = "train",
+    data: Annotated[Path | None, typer.Option(help="Draw a test set from this prepared corpus, not EVENTS.")] = None,
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Part of --data.")] = "test",
     num: Annotated[int, typer.Option("-n", "--num", min=1, help="Clips of the test set; the paper has 5000.")] = 1000,
-    hrir: Annotated[
-        Path | None, typer.Option(help="Head (SOFA): also write the true clips into OUTPUT/reference.")
-    ] = None,
+    hrir: Annotated[Path | None, typer.Option(help="Head (SOFA): also write OUTPUT/reference, the true clips.")] = None,
     others: Annotated[
-        bool,
-        typer.Option("--others", help="Also write OUTPUT/others: other recordings of the labels, the upper bound."),
+        bool, typer.Option("--others", help="Also OUTPUT/others: other recordings of the labels.")
     ] = False,
 ) -> None:
     """Write prompts: every event at every azimuth in every style, or a test set of held-out clips.
@@ -74,32 +68,25 @@ def prompts(
     write_prompt_list(output / "prompts.jsonl", rows)
     print(f"{output / 'prompts.jsonl'}: {len(rows)} prompts")
     if hrir is not None:
-        for folder in ("reference", "others") if others else ("reference",):
-            _render(rows, data, split, read_head(hrir), output / folder)
+        from dualspec.cascade import render_references
+        from dualspec.generation import OutputOptions
+
+        head, options = read_head(hrir), OutputOptions(picture=False)
+        for name in ("reference", "others") if others else ("reference",):
+            folder, own = output / name, name == "others"
+            steps = render_references(rows, data, head, folder, split=split, options=options, others=own)
+            done = progress(name, len(rows), steps)
+            left_out = f", {len(rows) - done} left out: no other recording of the label" if done < len(rows) else ""
+            print(f"{folder}: {done} clips{left_out}")
 
 
-def _render(rows: list[PromptRow], data: Path, split: Any, head: Head, folder: Path) -> None:
-    from dualspec.cascade import render_references
-    from dualspec.generation import OutputOptions
-
-    done = 0
-    with progress_bar(folder.name, len(rows)) as show:
-        options = OutputOptions(picture=False)
-        for done in render_references(
-            rows, data, head, folder, split=split, options=options, others=folder.name == "others"
-        ):
-            show(done)
-    left_out = f", {len(rows) - done} left out: no other recording of the label" if done < len(rows) else ""
-    print(f"{folder}: {done} clips{left_out}")
-
-
-def read_head(path: Path, sample_rate: int = 16_000) -> Head:
+def read_head(path: Path) -> Head:
     """Read a head at the judge's rate."""
     from dualspec.audio.hrir import load_sofa
     from dualspec.files import sha256_of
     from dualspec.generation import Head
 
-    return Head(hrir_set=load_sofa(path, sample_rate=sample_rate), sha256=sha256_of(path))
+    return Head(hrir_set=load_sofa(path), sha256=sha256_of(path))
 
 
 def roundtrip(
@@ -121,41 +108,25 @@ def roundtrip(
     pipeline = DualSpecPipeline.from_pretrained(folder)
     head = load_sofa(hrir, sample_rate=pipeline.sample_rate)
     options, facts = OutputOptions(picture=picture), model_facts(pipeline, folder)
-    done = 0
-    with progress_bar("round trip", num) as show:
-        for done in round_trip_clips(pipeline, data, head, output, num_clips=num, options=options, model=facts):
-            show(done)
+    steps = round_trip_clips(pipeline, data, head, output, num_clips=num, options=options, model=facts)
+    done = progress("round trip", num, steps)
     print(f"{output}: {done} clips as reference and estimate")
 
 
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="Clips, beside each its JSON record; or --manifest.")],
     reference: Annotated[Path | None, typer.Option(help="True clips, of the same names.")] = None,
-    hrir: Annotated[
-        Path | None, typer.Option(help="Head (SOFA) whose cues are the target.  [default: the references']")
-    ] = None,
-    localizer: Annotated[
-        str, typer.Option(help="Who judges directions: paper, robust, a weights folder, or none.")
-    ] = "robust",
-    embedder: Annotated[
-        str | None, typer.Option(help="NAME or NAME=FILE (mn04_as, cnn14_16k): adds FD, KL and IS.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for the result, its figures and measurements.")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of measurements, shared by several results.  [default: OUTPUT]")
-    ] = None,
-    manifest: Annotated[
-        Path | None, typer.Option(help="JSON lines with file, azimuth_deg and more, where clips have no records.")
-    ] = None,
+    hrir: Annotated[Path | None, typer.Option(help="Target head (SOFA).  [default: the references' cues]")] = None,
+    localizer: Annotated[str, typer.Option(help="Judge: paper, robust, a weights folder, or none.")] = "robust",
+    embedder: Annotated[str | None, typer.Option(help="mn04_as or cnn14_16k, or NAME=FILE: FD, KL, IS.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for result and figures.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of measurements, to share.  [default: OUTPUT]")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="JSON lines in place of records: file, azimuth_deg, …")] = None,
     compat: Annotated[bool, typer.Option("--compat", help="audioldm_eval's conventions: the left ear alone.")] = False,
     unpaired: Annotated[bool, typer.Option("--unpaired", help="References are another set; no pairs by name.")] = False,
     style: Annotated[Literal["doa", "clock", "general"] | None, typer.Option(help="Only clips of one style.")] = None,
     resample: Annotated[bool, typer.Option("--resample", help="Accept files at other rates than 16 kHz.")] = False,
-    copy_mono: Annotated[
-        bool, typer.Option("--copy-mono", help="Accept mono files: no direction, equal ears.")
-    ] = False,
+    copy_mono: Annotated[bool, typer.Option("--copy-mono", help="Accept mono files: equal ears.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: the GPU, if any]")] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Clips measured at once.")] = 16,
     processes: Annotated[int, typer.Option(min=1, max=256, help="Processes; with cuda over all GPUs.")] = 1,
@@ -167,7 +138,7 @@ def evaluate(
     from dualspec.audio.hrir import load_sofa
     from dualspec.evaluation.clips import Conversion, list_clips
     from dualspec.evaluation.measure import Cache, Measurer
-    from dualspec.evaluation.report import judge, markdown, write_judgement
+    from dualspec.evaluation.report import judge, markdown_table, write_judgement
     from dualspec.training.processes import check_device
 
     if unpaired and reference is None:
@@ -178,20 +149,16 @@ def evaluate(
     if not clips:
         raise ValueError(f"{folder} must hold clips asked for in the style {style}, got none; leave --style out")
     references = list_clips(reference) if reference is not None else None
-    measurer, facts = _measurer(localizer, embedder, device)
+    networks, facts = _networks(localizer, embedder, device)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
+    conversion = Conversion(resample=resample, copy_mono=copy_mono)
+    how: Any = {"mode": "compat" if compat else "ears", "conversion": conversion, "batch_size": batch_size}
     with progress_bar("measuring", len(clips) * (3 if references else 1)) as show:
         result = judge(
             clips,
             references,
-            measurer=Measurer(
-                **measurer,
-                mode="compat" if compat else "ears",
-                conversion=Conversion(resample=resample, copy_mono=copy_mono),
-                device=device,
-                batch_size=batch_size,
-            ),
+            measurer=Measurer(**networks, **how, device=device),
             cache=Cache(cache if cache is not None else output),
             hrir_set=load_sofa(hrir) if hrir is not None else None,
             paired=not unpaired,
@@ -203,10 +170,10 @@ def evaluate(
         write_judgement(output, result)
     print(json.dumps({key: value for key, value in result.items() if key not in ("rows", "confusion")}, indent=2))
     if "rows" in result:
-        print(markdown(result).rpartition("\n\n| azimuth")[2].join(["| azimuth", ""]))
+        print(markdown_table(result["rows"]))
 
 
-def _measurer(localizer: str, embedder: str | None, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _networks(localizer: str, embedder: str | None, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the measurer's networks, which every process loads anew, and what the result says of them."""
     networks: dict[str, Any] = {}
     facts: dict[str, Any] = {}
@@ -236,13 +203,12 @@ def nearest(
     folder: Annotated[Path, typer.Argument(help="Clips with their JSON records.")],
     data: Annotated[Path, typer.Option(help="What `dualspec prepare` wrote: the clips that the model was trained on.")],
     num: Annotated[int, typer.Option("-n", "--num", min=1, help="Clips looked at.")] = 10,
-    embedder: Annotated[
-        str | None, typer.Option(help="Compare in the space of this classifier (NAME or NAME=FILE), not of log-mels.")
-    ] = None,
+    embedder: Annotated[str | None, typer.Option(help="Compare its embeddings (NAME or NAME=FILE), not mels.")] = None,
 ) -> None:
     """Find the training clip nearest to each generated one: is the model copying?
 
-    Beside it stand the distances of as many held-out recordings, which cannot be copies.
+    The ears of a clip are joined without the comb filter that adding them would give. Beside it stand the distances of
+    as many held-out recordings, which cannot be copies.
     """
     import torch
 
@@ -250,30 +216,29 @@ def nearest(
     from dualspec.data.datasets import load_clips
     from dualspec.evaluation.clips import Conversion, list_clips, read_ears
     from dualspec.evaluation.signal_metrics import nearest_clips
+    from dualspec.synthesis.mid_signal import common_phase_mid
 
     clips = list_clips(folder)
     clips = [clips[index] for index in torch.linspace(0, len(clips) - 1, min(num, len(clips))).long().tolist()]
-    ears = [read_ears(clip.path, Conversion())[0] for clip in clips]
+    ears = [read_ears(clip.path, Conversion()).waveform for clip in clips]
     num_samples = max(waveform.shape[-1] for waveform in ears)
-    waveforms = torch.stack([crop_or_pad(waveform, num_samples) for waveform in ears])
-    bank = load_clips(data, "train", num_samples=num_samples)
-    held_out = load_clips(data, "test", num_samples=num_samples)
-    chosen = torch.linspace(0, len(held_out) - 1, min(num, len(held_out))).long()
+    mono = common_phase_mid(torch.stack([crop_or_pad(waveform, num_samples) for waveform in ears]))
+    bank, held_out = (load_clips(data, split, num_samples=num_samples) for split in ("train", "test"))
+    true = held_out.float_waveforms(torch.linspace(0, len(held_out) - 1, min(num, len(held_out))).long())
     names = [clip.path.name for clip in clips]
     if embedder is not None:
-        _nearest_embedded(embedder, names, waveforms, bank, held_out.float_waveforms(chosen))
+        _nearest_embedded(embedder, names, mono, bank, true)
         return
-    found = nearest_clips(waveforms, bank)
-    true = nearest_clips(held_out.float_waveforms(chosen)[:, None].expand(-1, 2, -1), bank)
+    found = nearest_clips(mono, bank)
     rows = [[name, f"{near.distance:.3f}", near.clip_id, near.label] for name, near in zip(names, found, strict=True)]
     print_table(["clip", "distance", "nearest training clip", "its label"], rows)
-    for name, neighbours in (("generated", found), ("held-out recordings", true)):
+    for name, neighbours in (("generated", found), ("held-out recordings", nearest_clips(true, bank))):
         distances = torch.tensor([neighbour.distance for neighbour in neighbours])
         print(f"{name}: median {distances.median():.3f}, least {distances.min():.3f} neper ({len(distances)} clips)")
 
 
-def _nearest_embedded(spec: str, names: list[str], waveforms: Any, bank: ClipBank, held_out: Any) -> None:
-    """Print the nearest training clips by cosine distance of embeddings; the ears of a clip are averaged."""
+def _nearest_embedded(spec: str, names: list[str], mono: Tensor, bank: ClipBank, held_out: Tensor) -> None:
+    """Print the nearest training clips by cosine distance of embeddings."""
     import torch
 
     from dualspec.evaluation.copying import nearest_in_embedding
@@ -290,7 +255,7 @@ def _nearest_embedded(spec: str, names: list[str], waveforms: Any, bank: ClipBan
     recordings = sorted({row.recording for row in bank.rows})
     classes = torch.tensor([labels.index(own[0]) for own in bank.labels])
     sources = torch.tensor([recordings.index(row.recording) for row in bank.rows])
-    for title, sounds in (("generated", waveforms.mean(1)), ("held-out recordings", held_out)):
+    for title, sounds in (("generated", mono), ("held-out recordings", held_out)):
         embeddings = network(sounds, bank.sample_rate).embeddings
         found = nearest_in_embedding(embeddings, torch.cat(known), classes, source_ids=sources)
         if title == "generated":

@@ -12,8 +12,6 @@ from dualspec.cli.console import progress_bar
 from dualspec.cli.door import BUG, exit_code, note, refuse
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dualspec.audio.hrir import HrirSet
     from dualspec.hearing.localizer import Localizer
     from dualspec.model_folder import LoadedLocalizer
@@ -99,8 +97,7 @@ def audition(
         bool, typer.Option("--whole", help="All splits, for corpora that took no part in training; else the test one.")
     ] = False,
     hrir: Annotated[
-        list[str] | None,
-        typer.Option(metavar="HEAD", help="Head known from training: SOFA file or analytic; repeatable."),
+        list[str] | None, typer.Option(metavar="HEAD", help="Known from training: SOFA file or analytic; repeatable.")
     ] = None,
     held_out: Annotated[
         list[str] | None, typer.Option(metavar="HEAD", help="Head never trained on: SOFA file; repeatable.")
@@ -130,9 +127,9 @@ def audition(
     from dualspec.cli.training import read_heads
     from dualspec.data.datasets import load_clips
     from dualspec.data.manifest import Split, read_manifest
+    from dualspec.evaluation.audition import CONDITIONS, card
+    from dualspec.evaluation.audition import audition as audit
     from dualspec.files import write_text_atomic
-    from dualspec.hearing.audition import CONDITIONS, card
-    from dualspec.hearing.audition import audition as audit
     from dualspec.model_folder import load_localizer
 
     loaded = load_localizer(localizer)
@@ -173,28 +170,21 @@ def _judge_roundtrip(localizer: Localizer, folder: Path) -> Any:
     """Judge the estimates of a round trip, whose records know the azimuth."""
     import torch
 
+    from dualspec.evaluation.audition import judge, score
     from dualspec.evaluation.clips import Conversion, list_clips, read_ears
-    from dualspec.hearing.audition import judge, score
 
     conversion = Conversion(sample_rate=localizer.config.sample_rate)
-    angles: list[Tensor] = []
-    confidences: list[Tensor] = []
-    wanted: list[float] = []
-    for clip in list_clips(folder / "estimate" if (folder / "estimate").is_dir() else folder):
-        if clip.azimuth_deg is not None:
-            waveform, _ = read_ears(clip.path, conversion)
-            angle, confidence, heard = judge(localizer, waveform[None], conversion.sample_rate)
-            angles.append(angle)
-            confidences.append(confidence)
-            wanted += [clip.azimuth_deg] * int(heard.sum())
-    return score(
-        torch.cat(angles) if angles else torch.zeros(0),
-        torch.cat(confidences) if angles else torch.zeros(0),
-        torch.tensor(wanted, dtype=torch.float64),
-        head=folder.name,
-        role="of the records",
-        condition="after encoding and decoding",
+    heard = [
+        (clip.azimuth_deg, *judge(localizer, read_ears(clip.path, conversion).waveform[None], conversion.sample_rate))
+        for clip in list_clips(folder / "estimate" if (folder / "estimate").is_dir() else folder)
+        if clip.azimuth_deg is not None
+    ]
+    wanted = torch.tensor([azimuth for azimuth, angle, *_ in heard for _ in angle])
+    angle, confidence = (
+        torch.cat([torch.zeros(0), *parts]) for parts in ([r[1] for r in heard], [r[2] for r in heard])
     )
+    words = {"role": "of the records", "condition": "after encoding and decoding"}
+    return score(angle, confidence, wanted, head=folder.name, **words)
 
 
 def _embed(localizer: str, target: Path, notes: dict[str, Any]) -> None:

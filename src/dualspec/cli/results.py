@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dualspec.cli.console import progress_bar
+from dualspec.cli.console import progress, progress_bar
 from dualspec.cli.door import note, refuse, usage
 from dualspec.cli.evaluation import read_head
 
 if TYPE_CHECKING:
-    from dualspec.evaluation.tables import PaperSize, Result, Shelf, Weights
+    from dualspec.evaluation.tables import Result, Shelf, Size, Weights
 
 Table = Literal["table1", "table2", "table3", "fig5", "fig6", "fig7"]
 _VARIANTS = ("mel_base", "stft_base", "dualspec", "dualspec_d", "dualspec_p")
@@ -25,18 +25,10 @@ def baseline(
     weights: Annotated[Path, typer.Option(help="Its published weights folder.")],
     manifest: Annotated[Path, typer.Option(help="Prompt list (JSON lines); the LOCATION is left out.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for clips and records.")],
-    cascade_head: Annotated[
-        Path | None, typer.Option("--cascade", help="Also write OUTPUT-cascade: its clips through this head (SOFA).")
-    ] = None,
+    cascade_head: Annotated[Path | None, typer.Option("--cascade", help="Head (SOFA): also OUTPUT-cascade.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**53, help="Added to the seeds of the list.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps.  [default: 200]")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(min=0, max=20, help="Guidance scale.  [default: the authors']")
-    ] = None,
-    prediction: Annotated[
-        Literal["v_prediction", "epsilon"] | None,
-        typer.Option(help="What the U-Net of TANGO predicts.  [default: as its main_config.json tells]"),
-    ] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, max=20, help="Scale.  [default: the authors']")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: the GPU, if any]")] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Clips denoised at once.")] = 4,
     num_samples: Annotated[int, typer.Option(min=1600, help="Length of a clip, samples at 16 kHz.")] = 81_920,
@@ -51,7 +43,7 @@ def baseline(
     rows = [(row, parsed.event) for row, parsed in read_manifest_prompts(manifest, allow_no_direction=True)]
     with usage():
         device = check_device(device)
-    model = load_baseline(name, weights, device=device, prediction_type=prediction)
+    model = load_baseline(name, weights, device=device)
     sampling = {
         "sampler": type(model.scheduler).__name__,
         "num_inference_steps": steps or model.num_inference_steps,
@@ -61,19 +53,17 @@ def baseline(
     def answer(texts: list[str], seeds: list[int]) -> Any:
         return model(texts, seeds=seeds, num_samples=num_samples, num_inference_steps=steps, guidance_scale=guidance)
 
-    done = 0
-    with progress_bar(name, len(rows)) as show:
-        for done in write_mono(
-            rows,
-            answer,
-            output,
-            sample_rate=model.sample_rate,
-            system={"kind": "baseline", "name": name, "sha256": model.sha256, "sampling": sampling},
-            seed=seed,
-            batch_size=batch_size,
-            options=OutputOptions(picture=False),
-        ):
-            show(done)
+    clips = write_mono(
+        rows,
+        answer,
+        output,
+        sample_rate=model.sample_rate,
+        system={"kind": "baseline", "name": name, "sha256": model.sha256, "sampling": sampling},
+        seed=seed,
+        batch_size=batch_size,
+        options=OutputOptions(picture=False),
+    )
+    done = progress(name, len(rows), clips)
     print(f"{output}: {done} clips of {name}, the same signal at both ears")
     if cascade_head is not None:
         cascade(output, cascade_head, output.with_name(f"{output.name}-cascade"))
@@ -92,10 +82,8 @@ def cascade(
     clips = list_clips(folder)
     if output.resolve() == folder.resolve():
         refuse(f"--output must be another folder than {folder}, got the same; name a new one")
-    done = 0
-    with progress_bar("cascade", len(clips)) as show:
-        for done in write_cascade(clips, read_head(hrir), output, options=OutputOptions(picture=False)):
-            show(done)
+    written = write_cascade(clips, read_head(hrir), output, options=OutputOptions(picture=False))
+    done = progress("cascade", len(clips), written)
     print(f"{output}: {done} clips, their direction is the head's")
 
 
@@ -104,10 +92,7 @@ def report(
     results: Annotated[Path, typer.Argument(help="Folder of results of `dualspec evaluate`; for fig5 of clips.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Markdown file; figures lie beside it.")],
     weights: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Folder of weights at hand: a model, or a baseline's; repeatable. The embedded model always is."
-        ),
+        list[Path] | None, typer.Option(help="Folder of weights at hand, beside the embedded model; repeatable.")
     ] = None,
     timed: Annotated[bool, typer.Option("--time/--no-time", help="table2: time each model at hand, batch 1.")] = True,
     recipes: Annotated[
@@ -148,44 +133,46 @@ def report(
 
 def _weights(folders: list[Path], results: list[Result], *, sized: bool, timed: bool) -> list[Weights]:
     """Hash the files of weights at hand; of our own models with a result also count and time, if that is wanted."""
-    from dualspec.evaluation.tables import Shelf, Weights, hash_weights
+    from dualspec.evaluation.tables import Shelf, Size, Weights, hash_weights
     from dualspec.model_folder import INDEX_NAME, embedded_bundle
 
     found = []
     for folder in [*folders, embedded_bundle()]:
-        sizes: dict[str, Any] = {}
         own = Weights(sha256=hash_weights(folder))
-        is_judged = any(Shelf(results=[], weights=[own]).weights_of(r) is own for r in results if r.kind == "model")
+        is_judged = any(
+            Shelf(results=[], weights=[own]).weights_of(r) is own for r in Shelf(results=results).of(["model"])
+        )
         if sized and is_judged and (folder / INDEX_NAME).is_file():
             from dualspec.accounting import pipeline_compute, pipeline_parameters, pipeline_seconds
             from dualspec.pipeline import DualSpecPipeline
 
             pipeline = DualSpecPipeline.from_pretrained(folder)
             operations = pipeline_compute(pipeline)
-            sizes = {"parameters": pipeline_parameters(pipeline), "gflops": operations.per_second(1)}
-            sizes["gflops_full"] = operations.per_second()
             if timed:
                 note(f"timing {folder.name}")
-                sizes["seconds"] = pipeline_seconds(pipeline, _TIMED_PROMPT)
-        found.append(replace(own, **sizes))
+            size = Size(
+                parameters=pipeline_parameters(pipeline),
+                gflops=operations.per_second(1),
+                gflops_full=operations.per_second(),
+                seconds=pipeline_seconds(pipeline, _TIMED_PROMPT) if timed else None,
+            )
+            own = replace(own, size=size)
+        found.append(own)
     return found
 
 
-def _paper_sizes() -> dict[str, PaperSize]:
+def _paper_sizes() -> dict[str, Size]:
     from dualspec.accounting import account, recipe_compute
-    from dualspec.evaluation.tables import PaperSize
+    from dualspec.evaluation.tables import Size
     from dualspec.recipes import get_recipe
 
     sizes = {}
     with progress_bar("recipes of the paper's sizes", len(_VARIANTS)) as show:
         for place, variant in enumerate(_VARIANTS, start=1):
             recipe = get_recipe(f"paper/{variant}")
-            operations = recipe_compute(recipe)
-            sizes[variant] = PaperSize(
-                parameters=account(recipe).total,
-                gflops=operations.per_second(1),
-                gflops_full=operations.per_second(),
-            )
+            full = recipe_compute(recipe)
+            total = account(recipe).total
+            sizes[variant] = Size(parameters=total, gflops=full.per_second(1), gflops_full=full.per_second())
             show(place)
     return sizes
 
@@ -218,7 +205,7 @@ def _spectrograms(folder: Path, output: Path, num: int = 4) -> str:
     lines = []
     for place in sorted({round(index * (len(clips) - 1) / max(1, num - 1)) for index in range(num)}):
         clip, picture = clips[place], output.with_name(f"{output.stem}-{place}.png")
-        ears, _ = read_ears(clip.path, Conversion())
+        ears = read_ears(clip.path, Conversion()).waveform
         title = str(clip.record.get("prompt", clip.name))
         spectrogram_figure(ears, Conversion().sample_rate, picture, title=title, azimuth_deg=clip.azimuth_deg)
         lines.append(f"![{clip.name}]({picture.name})\n\n`{clip.path.name}`: {title}\n")

@@ -20,11 +20,8 @@ from dualspec.importers.layouts import (
 )
 from dualspec.importers.published import below, fit, part_config, part_tensors
 
-HIFIGAN_RATES = (5, 4, 2, 2, 2)
-HIFIGAN_DILATIONS = (1, 3, 5)
-"""AudioLDM's vocoder: what its weights do not tell; hop 160 at 16 kHz."""
-HEAD_WIDTH = 64
-"""Width of an attention head in TANGO's U-Net."""
+HIFIGAN_RATES, HIFIGAN_DILATIONS = (5, 4, 2, 2, 2), (1, 3, 5)  # what AudioLDM's vocoder's weights do not tell
+HEAD_WIDTH = 64  # of an attention head in TANGO's U-Net
 NORM_GROUPS = 32
 
 
@@ -55,7 +52,7 @@ def transformers_part(
         folder: of the part.
         config_kind: its config class.
         kind: its model class.
-        files: the weights' files are added.
+        files: the names of the weights' files are added.
         nested: key of the config inside that of a larger model.
         unused: beginnings of tensor names that the larger model has and this one does not.
         prefix: what a larger model puts before the names of this one's tensors; may be absent.
@@ -72,16 +69,24 @@ def transformers_part(
 
 
 def tokenizer_of(folder: Path, hint: str = "copy the whole published folder") -> Any:
-    """Load a tokenizer from its folder, never from a hub."""
+    """Load a tokenizer from its folder, never from a hub.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it holds none, or only a part of one: without its vocabulary every word would silently be unknown.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"no tokenizer in {folder}; {hint}")
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"{folder} must hold a tokenizer, got: {reason}; {hint}") from error
+    if tokenizer.pad_token is None or tokenizer.unk_token_id in tokenizer("dog").input_ids:
+        raise ValueError(f"{folder} must hold a whole tokenizer, got one that cannot pad or read 'dog'; {hint}")
+    return tokenizer
 
 
 # --- TANGO ------------------------------------------------------------------------------------------------------------
@@ -90,16 +95,10 @@ def tokenizer_of(folder: Path, hint: str = "copy the whole published folder") ->
 def tango_parts(
     main: dict[str, Tensor], vae_state: dict[str, Tensor], vae_config: Any, folder: Path
 ) -> tuple[Any, Any, Any, Any]:
-    """Build TANGO's parts, whose sizes are those of the tensors.
+    """Build TANGO's T5 encoder, U-Net, VAE and vocoder, whose sizes are those of the tensors.
 
-    Args:
-        main: tensors of pytorch_model_main.bin: "text_encoder." and "unet.".
-        vae_state: tensors of pytorch_model_vae.bin: an autoencoder as latent-diffusion names it, and "vocoder.".
-        vae_config: vae_config.json.
-        folder: where they came from, for messages.
-
-    Returns:
-        T5 encoder, U-Net, VAE with its scaling factor, vocoder.
+    pytorch_model_main.bin holds "text_encoder." and "unet."; pytorch_model_vae.bin an autoencoder as latent-diffusion
+    names it, and "vocoder.".
     """
     unknown = [name for name in main if not name.startswith(("text_encoder.", "unet."))]
     if unknown:

@@ -1,17 +1,19 @@
 """The mono systems that the paper compares with, from their published weight folders, behind one interface.
 
 AudioLDM and AudioLDM 2 come as diffusers folders (one subfolder per part), TANGO and TANGO 2 under their own file
-names. Everything is read from the folder: sizes from configs or from the weights themselves, the noise schedule of
-TANGO (which names a page on a hub that is gone) from constants. Each clip depends on its prompt and seed alone, not on
-batch mates.
+names. Everything is read from the folder: sizes from configs or from the weights themselves. TANGO names two pages of a
+hub: its noise schedule's is gone, so that is a constant here; the tokenizer of the other has to be copied beside the
+weights. Each clip depends on its prompt and seed alone, not on batch mates.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +24,15 @@ from dualspec.files import sha256_of
 from dualspec.importers.layouts import TANGO_MAIN, TANGO_VAE, tango_prediction_type
 from dualspec.importers.published import part_config, read_tensors
 
-BaselineName = Literal["audioldm", "audioldm2", "tango", "tango2"]
-BASELINES: tuple[BaselineName, ...] = ("audioldm", "audioldm2", "tango", "tango2")
-STABLE_DIFFUSION_SCHEDULE = {
+TANGO_SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "clip_sample": False,
 }
-"""The schedule of Stable Diffusion 2.1, which TANGO names; its model predicts velocity (decision 12)."""
+"""The schedule of Stable Diffusion 2.1, which TANGO and TANGO 2 name and trained with (decision 12c)."""
+TANGO_FRAMES = 256  # its latents always last 10.24 s
 _SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "DPMSolverMultistepScheduler")
 Condition = Callable[[list[str]], dict[str, Tensor]]
 
@@ -49,17 +50,13 @@ class Baseline:
     scaling_factor: float  # of the latents
     num_inference_steps: int = 200
     guidance_scale: float = 2.5
+    min_frames: int = 0  # of the latents: no shorter clip was ever seen in training, so longer ones are cut
     sha256: dict[str, str]  # of every file of weights, by its place in the folder
 
     @property
     def sample_rate(self) -> int:
         """Hz."""
         return int(self.vocoder.config.sampling_rate)
-
-    @property
-    def device(self) -> torch.device:
-        """Where it runs."""
-        return next(self.unet.parameters()).device
 
     @torch.no_grad()
     def __call__(
@@ -71,28 +68,16 @@ class Baseline:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
     ) -> Tensor:
-        """Generate mono clips.
+        """Generate mono clips (B, S), float32 in [-1, 1], on the CPU, from B descriptions without any direction.
 
-        Args:
-            texts: B descriptions, without any direction.
-            seeds: of the noise of each clip.
-            num_samples: length of a clip.
-            num_inference_steps: denoising steps; the authors' when None.
-            guidance_scale: of guidance; the authors' when None.
-
-        Returns:
-            (B, S) float32 in [-1, 1] on the CPU.
+        Each clip has the seed of its own noise; steps and guidance are the authors' when None.
         """
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        arguments = _stack([self.condition([text, ""]) for text in texts])
-        latents = torch.stack(
-            [
-                torch.randn(self._latent_shape(num_samples), generator=torch.Generator().manual_seed(seed))
-                for seed in seeds
-            ]
-        ).to(self.device)
-        generators = [torch.Generator().manual_seed(seed + 2**62) for seed in seeds]
-        self.scheduler.set_timesteps(num_inference_steps or self.num_inference_steps, device=self.device)
+        arguments, shape = _stack([self.condition([text, ""]) for text in texts]), self._latent_shape(num_samples)
+        starts, generators = ([torch.Generator().manual_seed(seed + part) for seed in seeds] for part in (0, 2**62))
+        device = next(self.unet.parameters()).device
+        latents = torch.stack([torch.randn(shape, generator=start) for start in starts]).to(device)
+        self.scheduler.set_timesteps(num_inference_steps or self.num_inference_steps, device=device)
         latents = latents * self.scheduler.init_noise_sigma
         extra = {"generator": generators} if type(self.scheduler).__name__ == "DDPMScheduler" else {}
         for timestep in self.scheduler.timesteps:
@@ -106,17 +91,9 @@ class Baseline:
 
     def _latent_shape(self, num_samples: int) -> tuple[int, int, int]:
         """Return channels, frames and rows of the latents of a clip."""
-        hop, level = 1, 2 ** (len(self.vae.config.block_out_channels) - 1)
-        for rate in self.vocoder.config.upsample_rates:
-            hop *= rate
-        frames = -(-num_samples // (hop * level))
+        hop, level = math.prod(self.vocoder.config.upsample_rates), 2 ** (len(self.vae.config.block_out_channels) - 1)
+        frames = max(self.min_frames, -(-num_samples // (hop * level)))
         return self.vae.config.latent_channels, frames, self.vocoder.config.model_in_dim // level
-
-    def to(self, device: str | torch.device) -> Baseline:
-        """Move all parts to a device; the text encoders go where their tokens go, so they stay on the CPU."""
-        for part in (self.unet, self.vae, self.vocoder):
-            part.to(device)
-        return self
 
 
 def _stack(conditions: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -132,9 +109,7 @@ def _stack(conditions: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return stacked
 
 
-def load_baseline(
-    name: BaselineName, folder: Path, *, device: str = "cpu", prediction_type: str | None = None
-) -> Baseline:
+def load_baseline(name: str, folder: Path, *, device: str = "cpu") -> Baseline:
     """Load a published system; every tensor must be there and fit.
 
     Args:
@@ -143,27 +118,21 @@ def load_baseline(
             tokenizer, scheduler, and for AudioLDM 2 text_encoder_2, tokenizer_2, projection_model, language_model); for
             TANGO main_config.json, vae_config.json, pytorch_model_main.bin and pytorch_model_vae.bin, and beside them
             tokenizer/ with the tokenizer of FLAN-T5.
-        device: where it runs.
-        prediction_type: what TANGO's U-Net predicts; by the scheduler that its config names when None.
+        device: where it runs; text encoders stay on the CPU.
 
     Raises:
         FileNotFoundError: a file is missing; it is named.
         ValueError: an unknown name, a damaged file, or tensors that do not fit.
     """
-    if name not in BASELINES:
-        raise ValueError(f"baseline must be one of {', '.join(BASELINES)}, got {name!r}; choose one")
+    if name not in LOADERS:
+        raise ValueError(f"baseline must be one of {', '.join(LOADERS)}, got {name!r}; choose one")
     if not folder.is_dir():
         raise FileNotFoundError(f"no weights folder {folder}; get the published weights of {name} first")
-    load = {"audioldm": _audioldm, "audioldm2": _audioldm2}.get(name)
-    parts = load(folder) if load is not None else _tango(folder, prediction_type)
+    parts = LOADERS[name](folder)
     files = {str(path.relative_to(folder)): sha256_of(path) for path in sorted(parts.pop("files"))}
-    return _on(Baseline(name=name, sha256=files, **parts), device)
-
-
-def _on(baseline: Baseline, device: str) -> Baseline:
-    for part in (baseline.unet, baseline.vae, baseline.vocoder):
-        part.eval().requires_grad_(False)
-    return baseline.to(device)
+    for part in ("unet", "vae", "vocoder"):
+        parts[part].eval().requires_grad_(False).to(device)
+    return Baseline(name=name, sha256=files, **parts)
 
 
 def _shared_parts(folder: Path, unet_class: Any, files: list[Path]) -> dict[str, Any]:
@@ -216,23 +185,13 @@ def _audioldm(folder: Path) -> dict[str, Any]:
 
     files: list[Path] = []
     parts = _shared_parts(folder, UNet2DConditionModel, files)
-    clap, device_of = _clap(folder, files), parts["unet"]
+    clap, unet = _clap(folder, files), parts["unet"]
+    unet.forward = partial(unet.forward, encoder_hidden_states=None)  # it attends to no text
 
     def condition(texts: list[str]) -> dict[str, Any]:
-        return {"class_labels": clap(texts)["class_labels"].to(device_of.device)}
+        return {"class_labels": clap(texts)["class_labels"].to(unet.device)}
 
-    return parts | {"condition": condition, "unet": _WithoutStates(parts["unet"])}
-
-
-class _WithoutStates(nn.Module):
-    """A U-Net that takes no text states, only a class vector."""
-
-    def __init__(self, unet: nn.Module) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, latents: Tensor, timestep: Tensor, class_labels: Tensor) -> Any:
-        return self.unet(latents, timestep, encoder_hidden_states=None, class_labels=class_labels)
+    return parts | {"condition": condition}
 
 
 def _audioldm2(folder: Path) -> dict[str, Any]:
@@ -272,16 +231,17 @@ def _audioldm2(folder: Path) -> dict[str, Any]:
     return parts | {"condition": condition, "guidance_scale": 3.5}
 
 
-def _tango(folder: Path, prediction_type: str | None) -> dict[str, Any]:
+def _tango(folder: Path) -> dict[str, Any]:
     """TANGO and TANGO 2: FLAN-T5 states steer a Stable-Diffusion U-Net over AudioLDM's latents."""
     from diffusers import DDPMScheduler
 
     names = ("main_config.json", "vae_config.json", TANGO_MAIN, TANGO_VAE)
     main_config, vae_config = (part_config(folder, name) for name in names[:2])
-    prediction_type = prediction_type or tango_prediction_type(main_config, folder)
+    prediction_type = tango_prediction_type(main_config, folder)
     main, vae_state = (read_tensors(folder / name) for name in names[2:])
     t5, unet, vae, vocoder = tango_parts(main, vae_state, vae_config, folder)
-    tokenizer = tokenizer_of(folder / "tokenizer", hint="put the tokenizer.json of google/flan-t5-large there")
+    hint = "copy tokenizer.json and tokenizer_config.json of google/flan-t5-large there: TANGO names it, and holds none"
+    tokenizer = tokenizer_of(folder / "tokenizer", hint)
 
     def condition(texts: list[str]) -> dict[str, Tensor]:
         tokens = tokenizer(texts, padding=True, truncation=True, max_length=512, return_tensors="pt")
@@ -294,8 +254,17 @@ def _tango(folder: Path, prediction_type: str | None) -> dict[str, Any]:
         "unet": unet,
         "vae": vae,
         "vocoder": vocoder,
-        "scheduler": DDPMScheduler(**STABLE_DIFFUSION_SCHEDULE, prediction_type=prediction_type),
+        "scheduler": DDPMScheduler(**TANGO_SCHEDULE, prediction_type=prediction_type),
         "scaling_factor": float(vae.config.scaling_factor),
         "guidance_scale": 3.0,
+        "min_frames": TANGO_FRAMES,
         "files": [folder / name for name in names],
     }
+
+
+LOADERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "audioldm": _audioldm,
+    "audioldm2": _audioldm2,
+    "tango": _tango,
+    "tango2": _tango,
+}

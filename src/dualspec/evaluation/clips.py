@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from dualspec.audio.azimuth import check_azimuth_deg
-from dualspec.audio.waveform import read_waveform
+from dualspec.audio.waveform import read_waveform, resample
 from dualspec.data.manifest import json_lines
 from dualspec.files import parse_json, read_json, sha256_of
 
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".opus")
 MANIFEST_NAMES = ("manifest.jsonl", "prompts.jsonl")
+MIN_SECONDS = 0.1
+"""Shorter clips have too few frames for a picture or a classifier."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +50,23 @@ class Conversion:
     copy_mono: bool = False  # one channel goes to both ears
 
 
+class Ears(NamedTuple):
+    """A clip at the judge's rate, and what was done to get it there."""
+
+    waveform: Tensor  # (2, S), channel 0 left, in [-1, 1]
+    copied_mono: bool
+    resampled: bool
+
+
 def list_clips(folder: Path, *, manifest: Path | None = None) -> list[Clip]:
-    """List the clips of a folder by name.
+    """List the clips of a folder by name, with their records or the rows of a manifest.
 
-    Clips whose record says "rendered" are left out: their direction comes from a head, not from a model.
-
-    Args:
-        folder: sound files, beside each its record, or none.
-        manifest: JSON lines in place of records; by itself one in the folder is used where no clip has a record.
+    A manifest in the folder is used where no clip has a record. Clips whose record says "rendered" are left out: their
+    direction comes from a head, not from a model.
 
     Raises:
         FileNotFoundError: no such folder, or a record or row names a sound that is not there.
-        ValueError: no clips, a name stands twice, or a record or row is damaged; the place is named.
+        ValueError: no clips, a name stands twice, some sounds have no record, or a record or row is damaged.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; generate clips into it first")
@@ -68,16 +76,22 @@ def list_clips(folder: Path, *, manifest: Path | None = None) -> list[Clip]:
         manifest = next((folder / name for name in MANIFEST_NAMES if (folder / name).is_file()), None)
     if manifest is not None:
         records = _rows(manifest, sounds)
+    elif 0 < len(records) < len(sounds):
+        lost = next(name for name in sounds if name not in records)
+        raise ValueError(
+            f"{folder} must hold a record beside every sound or beside none, got none for {lost}; remove it, or name "
+            "a --manifest"
+        )
     if not records:
         records = {name: {} for name in sounds}
     clips = [_clip(sounds[name], record) for name, record in records.items() if not record.get("rendered")]
     if not clips:
         raise ValueError(f"{folder} must hold clips (.wav, .flac), got none; generate some into it")
-    names = [clip.name for clip in clips]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{folder} must hold one sound of every name, got two called {twice}; remove one")
-    return sorted(clips, key=lambda clip: clip.name)
+    clips.sort(key=lambda clip: clip.name)
+    for one, other in pairwise(clips):
+        if one.name == other.name:
+            raise ValueError(f"{folder} must hold one sound of every name, got two called {one.name}; remove one")
+    return clips
 
 
 def pair_clips(clips: Sequence[Clip], references: Sequence[Clip]) -> list[Clip]:
@@ -96,22 +110,24 @@ def pair_clips(clips: Sequence[Clip], references: Sequence[Clip]) -> list[Clip]:
     return [by_name[clip.name] for clip in clips]
 
 
-def read_ears(path: Path, conversion: Conversion) -> tuple[Tensor, bool]:
-    """Read a clip as both ears (2, S) at the judge's rate, and say whether one channel was copied.
+def read_ears(path: Path, conversion: Conversion) -> Ears:
+    """Read a clip as both ears at the judge's rate.
 
     Raises:
-        ValueError: unreadable, or of another rate or number of channels without leave to convert.
+        ValueError: unreadable, too short, or of another rate or number of channels without leave to convert.
     """
     waveform, rate = read_waveform(path)
-    is_mono = waveform.shape[0] == 1
-    if waveform.shape[0] > 2 or (is_mono and not conversion.copy_mono):
-        hint = "allow copies by --copy-mono" if is_mono else "choose two of them"
-        raise ValueError(f"{path} must have two channels, got {waveform.shape[0]}; {hint}")
+    num_channels = waveform.shape[0]
+    if num_channels > 2 or (num_channels == 1 and not conversion.copy_mono):
+        hint = "allow copies by --copy-mono" if num_channels == 1 else "choose two of them"
+        raise ValueError(f"{path} must have two channels, got {num_channels}; {hint}")
+    if waveform.shape[1] < MIN_SECONDS * rate:
+        raise ValueError(f"{path} must last {MIN_SECONDS} s or more, got {waveform.shape[1]} samples; leave it out")
     if rate != conversion.sample_rate:
         if not conversion.resample:
             raise ValueError(f"{path} must be at {conversion.sample_rate} Hz, got {rate}; allow it by --resample")
-        waveform, _ = read_waveform(path, sample_rate=conversion.sample_rate)
-    return waveform.expand(2, -1), is_mono
+        waveform = resample(waveform, rate, conversion.sample_rate)
+    return Ears(waveform.expand(2, -1), num_channels == 1, rate != conversion.sample_rate)
 
 
 def source_of(clips: Sequence[Clip]) -> dict[str, Any]:
@@ -131,13 +147,12 @@ def _source(record: dict[str, Any]) -> dict[str, Any]:
     model = record.get("model")
     if not isinstance(model, dict):
         return {"kind": "unknown"}
-    best_of = record.get("best_of")
     return {
         "kind": "control" if record.get("location_blanked") else "model",
         "name": model.get("variant"),
         "sha256": model.get("sha256"),
         "sampling": record.get("sampling"),
-        "best_of": best_of.get("num", 1) if isinstance(best_of, dict) else best_of or 1,
+        "best_of": record.get("best_of") or 1,
     }
 
 

@@ -17,12 +17,9 @@ CHUNK = 1024
 class NearestTraining:
     """For each of N generated clips, the training clip nearest to it."""
 
-    index: Tensor
-    """(N,) row of that training clip."""
-    distance: Tensor
-    """(N,) cosine distance to it, 0 to 2."""
-    class_distances: Tensor
-    """(M,) each training clip's distance to its nearest other clip of its class; NaN for a class of one."""
+    index: Tensor  # (N,) row of that training clip
+    distance: Tensor  # (N,) cosine distance to it, 0 to 2
+    class_distances: Tensor  # (M,) each training clip's to its nearest other clip of its class; NaN for a class of one
     percentile: Tensor
     """(N,) percentage of the clips of that training clip's class that are nearer to another one of their class than the
     generated clip is to that training clip: near 0 is a copy, 50 is as near as the class's clips commonly are to each
@@ -41,13 +38,8 @@ def nearest_in_embedding(
         source_ids: (M,) recording from which each training clip was cut, integers; clips of one recording are not
             compared with each other, as they are alike without anyone copying. None: each its own.
 
-    Returns:
-        Distances, float64.
-
     Raises:
         ValueError: shapes that do not fit, or embeddings that are not finite or zero.
-
-    The paper does not ask.
     """
     if generated.ndim != 2 or training.ndim != 2 or generated.shape[1] != training.shape[1] or not len(training):
         raise ValueError(

@@ -11,6 +11,7 @@ number of clips, so compare values of equal counts alone. The divergence compare
 Paper equations (19) and (20).
 """
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -18,20 +19,13 @@ from numpy.random import RandomState
 from torch import Tensor
 
 Mode = Literal["softmax", "sigmoid"]
-COMPAT_EPSILON = 1e-6
-"""What audioldm_eval adds to the estimate's probabilities before it takes their logarithm."""
-COMPAT_SPLITS = 10
-"""The number of parts over which audioldm_eval averages the inception score."""
-COMPAT_SEED = 2020
+COMPAT_EPSILON = 1e-6  # what audioldm_eval adds to the estimate's probabilities before it takes their logarithm
+COMPAT_SPLITS = 10  # parts over which audioldm_eval averages the inception score
+COMPAT_SEED = 2020  # of its shuffle before the split
 
 
 def validate(values: Tensor, name: str, *, min_clips: int = 1) -> Tensor:
-    """Check one set of embeddings or logits and bring it to float64 on the CPU.
-
-    Args:
-        values: (N, D), one row for each clip.
-        name: what the error calls it.
-        min_clips: fewest rows.
+    """Check embeddings or logits (N, D), one row for each clip, and bring them to float64 on the CPU.
 
     Raises:
         ValueError: another shape, too few clips, or values that are not finite.
@@ -46,18 +40,11 @@ def validate(values: Tensor, name: str, *, min_clips: int = 1) -> Tensor:
 
 
 def frechet_distance(reference: Tensor, estimate: Tensor) -> float:
-    """Measure the Fréchet distance between two sets of embeddings, each taken as a Gaussian.
+    """Measure the Fréchet distance between embeddings (N, D) and (M, D), N and M of 2 or more, each set a Gaussian.
 
     With centred rows A and B, scaled so that AᵀA and BᵀB are the (unbiased) covariances, the trace of the matrix root
     in the definition is the sum of the singular values of A Bᵀ. So no root is taken, nothing can turn complex, and sets
     of fewer clips than dimensions are as good as others.
-
-    Args:
-        reference: (N, D) embeddings, N of 2 or more.
-        estimate: (M, D) embeddings, M of 2 or more.
-
-    Returns:
-        The distance, 0 or more; it has the square of the embeddings' unit.
 
     Raises:
         ValueError: one clip alone (it has no covariance), or sets of different dimensions.
@@ -86,7 +73,7 @@ def _covariance_root(values: Tensor) -> Tensor:
 def kl_divergence(
     reference_logits: Tensor, estimate_logits: Tensor, *, mode: Mode = "softmax", epsilon: float = 0.0
 ) -> float:
-    """Average the Kullback-Leibler divergence of each estimate's class probabilities from its reference's.
+    """Average the Kullback-Leibler divergence of each estimate's class probabilities from its reference's, nats.
 
     Args:
         reference_logits: (N, C) class scores.
@@ -96,13 +83,10 @@ def kl_divergence(
         epsilon: added to the estimate's probabilities; `COMPAT_EPSILON` for audioldm_eval's number, which is a little
             below zero for equal clips.
 
-    Returns:
-        The mean over pairs, nats.
-
     Raises:
         ValueError: shapes that differ, or an unknown mode.
 
-    Paper section V-C.
+    Paper section VI-C.
     """
     reference = validate(reference_logits, "reference logits")
     estimate = validate(estimate_logits, "estimate logits")
@@ -123,23 +107,16 @@ def _log_probabilities(logits: Tensor, mode: Mode) -> Tensor:
     return logits.log_softmax(dim=1) if mode == "softmax" else torch.nn.functional.logsigmoid(logits)
 
 
-def inception_score(
-    logits: Tensor, *, num_splits: int = 1, seed: int = COMPAT_SEED, mode: Mode = "softmax"
-) -> tuple[float, float]:
-    """Measure how certain the classifier is of each clip and how many classes the set covers.
+def inception_score(logits: Tensor, *, num_splits: int = 1) -> tuple[float, float]:
+    """Measure how certain the classifier is of each clip and how many classes the set covers, from class scores (N, C).
 
-    Args:
-        logits: (N, C) class scores of the generated clips.
-        num_splits: parts, each scored alone; 1 scores all clips together, `COMPAT_SPLITS` is audioldm_eval's number,
-            which is lower for few clips.
-        seed: of the shuffle before the split, as numpy's RandomState.
-        mode: "softmax", or "sigmoid" with each clip's probabilities scaled to the sum 1.
+    The clips are scored together, or in parts, as audioldm_eval does (`COMPAT_SPLITS`): that is lower for few clips.
 
     Returns:
         Mean and standard deviation over the parts; 1 (all clips alike) to C.
 
     Raises:
-        ValueError: fewer clips than parts, or an unknown mode.
+        ValueError: fewer clips than parts.
 
     Paper Eq. (20).
     """
@@ -147,11 +124,10 @@ def inception_score(
         raise ValueError(f"num_splits must be 1 or more, got {num_splits}; audioldm_eval uses {COMPAT_SPLITS}")
     logits = validate(logits, "logits", min_clips=num_splits)
     # audioldm_eval's own generator: the parts are the same clips as in its numbers, and no shared state is touched.
-    order = torch.from_numpy(RandomState(seed).permutation(len(logits)))
-    log_p = _log_probabilities(logits[order], mode)
-    log_p = log_p - log_p.logsumexp(dim=1, keepdim=True)
+    order = torch.from_numpy(RandomState(COMPAT_SEED).permutation(len(logits)))
+    log_p = logits[order].log_softmax(dim=1)
     bounds = [index * len(log_p) // num_splits for index in range(num_splits + 1)]
-    scores = torch.stack([_score(log_p[bounds[part] : bounds[part + 1]]) for part in range(num_splits)])
+    scores = torch.stack([_score(log_p[start:stop]) for start, stop in pairwise(bounds)])
     return float(scores.mean()), float(scores.std(correction=0))
 
 
@@ -161,31 +137,35 @@ def _score(log_p: Tensor) -> Tensor:
 
 
 def evaluate(
-    reference_embeddings: Tensor,
+    reference_embeddings: Tensor | None,
     estimate_embeddings: Tensor,
-    reference_logits: Tensor,
+    reference_logits: Tensor | None,
     estimate_logits: Tensor,
     *,
     compat: bool = False,
 ) -> dict[str, float]:
-    """Compute all metrics of this module for paired clips.
+    """Compute all metrics of this module that the clips allow.
 
     Args:
-        reference_embeddings: (N, D).
-        estimate_embeddings: (N, D).
-        reference_logits: (N, C).
-        estimate_logits: (N, C).
+        reference_embeddings: (N, D); None without references.
+        estimate_embeddings: (M, D).
+        reference_logits: (M, C), row by row of the clips that belong to the estimates; None where none do.
+        estimate_logits: (M, C).
         compat: audioldm_eval's constants.
 
     Returns:
-        "fd", "kl", "kl_sigmoid", "inception_score", "inception_score_std".
+        "fd" (of 2 clips or more on both sides), "kl" and "kl_sigmoid" (of pairs), "inception_score" (of as many clips
+        as parts) and, of several parts, "inception_score_std".
     """
-    epsilon = COMPAT_EPSILON if compat else 0.0
-    score, deviation = inception_score(estimate_logits, num_splits=COMPAT_SPLITS if compat else 1)
-    return {
-        "fd": frechet_distance(reference_embeddings, estimate_embeddings),
-        "kl": kl_divergence(reference_logits, estimate_logits, epsilon=epsilon),
-        "kl_sigmoid": kl_divergence(reference_logits, estimate_logits, mode="sigmoid", epsilon=epsilon),
-        "inception_score": score,
-        "inception_score_std": deviation,
-    }
+    result: dict[str, float] = {}
+    if reference_embeddings is not None and min(len(reference_embeddings), len(estimate_embeddings)) > 1:
+        result["fd"] = frechet_distance(reference_embeddings, estimate_embeddings)
+    if reference_logits is not None:
+        epsilon = COMPAT_EPSILON if compat else 0.0
+        result["kl"] = kl_divergence(reference_logits, estimate_logits, epsilon=epsilon)
+        result["kl_sigmoid"] = kl_divergence(reference_logits, estimate_logits, mode="sigmoid", epsilon=epsilon)
+    num_splits = COMPAT_SPLITS if compat else 1
+    if len(estimate_logits) >= num_splits:
+        result["inception_score"], spread = inception_score(estimate_logits, num_splits=num_splits)
+        result |= {"inception_score_std": spread} if num_splits > 1 else {}
+    return result

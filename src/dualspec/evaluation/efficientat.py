@@ -12,6 +12,7 @@ SAMPLE_RATE = 32_000
 NUM_MELS, WIN_LENGTH, HOP_LENGTH, N_FFT = 128, 800, 320, 1024
 F_MAX_HZ = 15_000.0
 PREEMPHASIS = 0.97
+NUM_CLASSES = 527  # of AudioSet
 # At full width: kernel, expanded channels, channels out, squeeze-and-excitation, hard swish (else ReLU), stride.
 _BLOCKS = (
     (3, 16, 16, False, False, 1),
@@ -40,7 +41,6 @@ class EfficientAt(nn.Module):
     """
 
     sample_rate = SAMPLE_RATE
-    num_classes = 527
     filters: Tensor
     window: Tensor
 
@@ -53,17 +53,16 @@ class EfficientAt(nn.Module):
             sizes = (channels, _multiple_of_eight(expanded * width), _multiple_of_eight(out * width))
             layers.append(_Block(sizes, kernel, stride, excite=excite, activation=nn.Hardswish if swish else nn.ReLU))
             channels = sizes[-1]
-        self.embedding_dim = 6 * channels
-        layers.append(_convolution(channels, self.embedding_dim, 1, activation=nn.Hardswish))
+        layers.append(_convolution(channels, 6 * channels, 1, activation=nn.Hardswish))
         self.features = nn.Sequential(*layers)
         hidden = _multiple_of_eight(1280 * width)
         self.classifier = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(1),
-            nn.Linear(self.embedding_dim, hidden),
+            nn.Linear(6 * channels, hidden),
             nn.Hardswish(),
             nn.Dropout(0.2),
-            nn.Linear(hidden, self.num_classes),
+            nn.Linear(hidden, NUM_CLASSES),
         )
         self.register_buffer("filters", mel_filters(), persistent=False)
         self.register_buffer("window", torch.hann_window(WIN_LENGTH, periodic=False), persistent=False)
@@ -104,13 +103,7 @@ def _multiple_of_eight(number: float) -> int:
 
 
 def _convolution(
-    channels: int,
-    out: int,
-    kernel: int,
-    *,
-    stride: int = 1,
-    groups: int = 1,
-    activation: type[nn.Module] | None = None,
+    channels: int, out: int, kernel: int, *, stride: int = 1, groups: int = 1, activation: type[nn.Module] | None = None
 ) -> nn.Sequential:
     layers = [
         nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False),

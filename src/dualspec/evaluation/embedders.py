@@ -8,22 +8,20 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dualspec.audio.waveform import resample
+from dualspec.evaluation.clips import MIN_SECONDS
 from dualspec.evaluation.efficientat import EfficientAt
 from dualspec.evaluation.panns import Cnn14
 from dualspec.files import sha256_of
 from dualspec.importers.published import fit
 from dualspec.importers.torch_file import read_torch_tensors
 
-CHUNK = 8
-"""Clips that go through a network at once: more at a time are slower on a CPU."""
-MIN_SECONDS = 0.1
-"""Shorter clips have too few frames to be judged."""
+CHUNK = 8  # clips that go through a network at once: more at a time are slower on a CPU
 UNCHECKED = ",unchecked"
 _MAX_WEIGHT_BYTES = 2**30
 
@@ -32,10 +30,8 @@ _MAX_WEIGHT_BYTES = 2**30
 class Embedding:
     """What a classifier says of B clips, on the CPU."""
 
-    embeddings: Tensor
-    """(B, D) float32, the layer before the last; for the Fréchet distance."""
-    logits: Tensor
-    """(B, C) float32 class scores."""
+    embeddings: Tensor  # (B, D) float32, the layer before the last; for the Fréchet distance
+    logits: Tensor  # (B, C) float32 class scores
 
 
 class Embedder(Protocol):
@@ -43,10 +39,6 @@ class Embedder(Protocol):
 
     name: str
     weights_sha256: str
-    sample_rate: int
-    embedding_dim: int
-    num_classes: int
-    probabilities: Literal["sigmoid", "softmax"]
 
     def __call__(self, waveform: Tensor, sample_rate: int) -> Embedding:
         """Embed mono waveforms (B, S), in [-1, 1], of any sample rate in Hz."""
@@ -60,8 +52,7 @@ class KnownEmbedder:
     source: str
     sha256: str
     build: Callable[[], EfficientAt | Cnn14]
-    key: str | None
-    """Where the tensors lie in the file."""
+    key: str | None  # where the tensors lie in the file
 
 
 KNOWN = {
@@ -83,29 +74,18 @@ KNOWN = {
 
 
 class NetworkEmbedder:
-    """A torch network as an `Embedder`: resamples, works in small batches, answers on the CPU."""
-
-    probabilities: Literal["sigmoid", "softmax"] = "sigmoid"
+    """A torch network in evaluation mode as an `Embedder`: resamples, works in small batches, answers on the CPU."""
 
     def __init__(
         self, name: str, network: EfficientAt | Cnn14, weights_sha256: str, device: str | torch.device = "cpu"
     ) -> None:
-        """Take a network that is in evaluation mode."""
-        self.name, self.weights_sha256, self.sample_rate = name, weights_sha256, network.sample_rate
-        self.embedding_dim, self.num_classes = network.embedding_dim, network.num_classes
-        self.network = network.to(device)
-        self._device = torch.device(device)
+        """Put the network on its device."""
+        self.name, self.weights_sha256 = name, weights_sha256
+        self.network, self._device = network.to(device), torch.device(device)
 
     @torch.inference_mode()
     def __call__(self, waveform: Tensor, sample_rate: int) -> Embedding:
-        """Embed clips.
-
-        Args:
-            waveform: (B, S) mono, in [-1, 1].
-            sample_rate: Hz; resampled to the network's own.
-
-        Returns:
-            Embeddings and logits, float32, on the CPU.
+        """Embed mono clips (B, S), in [-1, 1], resampled from their rate in Hz to the network's own.
 
         Raises:
             ValueError: another shape, a clip under 0.1 s, or samples that are not finite.
@@ -123,7 +103,7 @@ class NetworkEmbedder:
         if not bool(torch.isfinite(waveform).all()):
             raise ValueError("waveform must be finite, got NaN or infinity; leave such clips out")
         chunks = [
-            self.network(resample(chunk, sample_rate, self.sample_rate).to(self._device))
+            self.network(resample(chunk, sample_rate, self.network.sample_rate).to(self._device))
             for chunk in waveform.split(CHUNK)
         ]
         embeddings, logits = (torch.cat(parts).float().cpu() for parts in zip(*chunks, strict=True))
@@ -138,9 +118,6 @@ def load_embedder(spec: str, device: str | torch.device = "cpu") -> Embedder:
             unknown SHA-256, for weights of one's own.
         device: where the network runs.
 
-    Returns:
-        The classifier, in evaluation mode.
-
     Raises:
         FileNotFoundError: the weights are not there; the message says where to get them.
         ValueError: an unknown name, or a file that is not the published one.
@@ -152,7 +129,8 @@ def load_embedder(spec: str, device: str | torch.device = "cpu") -> Embedder:
             f"got {spec!r}; correct it"
         )
     known = KNOWN[name]
-    path = Path(given).expanduser() if given else cache_folder() / known.file_name
+    cache = Path(os.environ.get("DUALSPEC_CACHE") or Path.home() / ".cache" / "dualspec") / "embedders"
+    path = Path(given).expanduser() if given else cache / known.file_name
     if not path.is_file():
         raise FileNotFoundError(
             f"no weights of {name} at {path}; get {known.file_name} from {known.source}, put it there or name its path "
@@ -167,9 +145,3 @@ def load_embedder(spec: str, device: str | torch.device = "cpu") -> Embedder:
     network = fit(known.build(), read_torch_tensors(path, key=known.key, max_bytes=_MAX_WEIGHT_BYTES), path)
     network.to(memory_format=torch.channels_last)
     return NetworkEmbedder(name, network, sha256, device)
-
-
-def cache_folder() -> Path:
-    """Return the folder in which weights of classifiers are looked for."""
-    named = os.environ.get("DUALSPEC_CACHE")
-    return Path(named) / "embedders" if named else Path.home() / ".cache" / "dualspec" / "embedders"

@@ -13,13 +13,9 @@ from dualspec.files import atomic_path
 
 
 def confusion_figure(table: Sequence[Sequence[int]], path: Path) -> None:
-    """Draw counts of asked (rows) against heard sectors (columns), and the same as dots around a head.
+    """Draw counts (I, I) of asked (rows) against heard sectors (columns), and the share heard right around a head.
 
-    Args:
-        table: (I, I) counts; sector 0 in front, counter-clockwise.
-        path: PNG file to write.
-
-    Paper equations (21), (22): accuracy is the share on the diagonal.
+    Sector 0 is in front, they go counter-clockwise. Paper Eq. (21): accuracy is the share on the diagonal.
     """
     from matplotlib.figure import Figure
 
@@ -50,12 +46,7 @@ def confusion_figure(table: Sequence[Sequence[int]], path: Path) -> None:
 
 
 def cue_figure(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw mean ITD, ILD and coherence per asked azimuth, and the target's as a dashed line.
-
-    Args:
-        rows: of the direction table.
-        path: PNG file to write.
-    """
+    """Draw mean ITD, ILD and coherence of a direction table, and the target's as a dashed line."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 3.4), dpi=120, layout="constrained")

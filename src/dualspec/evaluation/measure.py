@@ -1,7 +1,8 @@
 """What is measured of every clip, once: cues, the localizer's answer, embeddings, likeness to a reference.
 
 Measurements are kept by the SHA-256 of the file and the measurer, so that a judgement that was interrupted goes on, and
-so that several systems share one reference set. They do not depend on batches, chunks or the number of processes.
+so that several systems share one reference set. The same files are always measured together: several processes, or a
+second start, give the same bits as one uninterrupted run with as many threads.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,39 +24,40 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dualspec.data.manifest import json_lines
+from dualspec.data.shards import die_with_parent
 from dualspec.evaluation import signal_metrics
 from dualspec.evaluation.clips import Clip, Conversion, read_ears
 from dualspec.files import atomic_path, parse_json, write_text_atomic
-from dualspec.hearing.cues import audible, interaural_cues
+from dualspec.hearing.cues import CUES, audible, interaural_cues
 from dualspec.hearing.proof import band_edges_hz, band_powers
 
 if TYPE_CHECKING:
     from dualspec.evaluation.embedders import Embedder
     from dualspec.hearing.localizer import Localizer
 
-Mode = Literal["ears", "compat"]
 Key = tuple[str, str]  # what was measured (and by which weights), SHA-256 of the file or of both files
 FLUSH_EVERY = 16  # chunks between two writes of the cache
+_VERSION = 2  # counts up when a measurement changes: what an older cache holds is then measured anew
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurer:
     """How clips are measured; goes to every process, which loads its own copies of the networks."""
 
-    mode: Mode = "ears"  # compat: the mean of each channel is taken out first, as audioldm_eval does
+    mode: Literal["ears", "compat"] = "ears"  # compat: each channel's mean is taken out first, as audioldm_eval does
     conversion: Conversion = field(default_factory=Conversion)  # what may be done to odd files
     localizer: Callable[[], Localizer] | None = None  # loads the localizer on its device
     localizer_sha256: str = ""  # of its weights
     embedder: Callable[[], Embedder] | None = None  # loads the embedder on its device
     embedder_sha256: str = ""  # of its weights
     device: str = "cpu"  # where cues are measured; "cuda" spreads processes over all GPUs
-    batch_size: int = 16  # clips of one length measured at once
+    batch_size: int = 16  # files measured together
 
     @property
     def kinds(self) -> dict[str, str]:
         """What is measured of every file, each with its key in the cache."""
-        how = f"{self.conversion.sample_rate}"
-        kinds = {"cues": f"cues+bands:{how}"}
+        how, leave = self._how, f"{self.conversion.resample:d}{self.conversion.copy_mono:d}"
+        kinds = {"cues": f"cues:{how}:{leave}"}
         if self.localizer is not None:
             kinds["localizer"] = f"localizer:{how}:{self.localizer_sha256}"
         if self.embedder is not None:
@@ -64,7 +67,11 @@ class Measurer:
     @property
     def pair_kind(self) -> str:
         """Key of the likeness of two files in the cache."""
-        return f"likeness:{self.conversion.sample_rate}"
+        return f"likeness:{self._how}"
+
+    @property
+    def _how(self) -> str:
+        return f"{_VERSION}:{self.conversion.sample_rate}"
 
 
 class Cache:
@@ -96,23 +103,18 @@ class Cache:
 
     def has(self, key: Key) -> bool:
         """Tell whether a measurement is there."""
-        return key in self.values and (
-            not key[0].startswith("embedder:") or _tensor_name(key, "logits") in self.tensors
-        )
+        return key in self.values and (not key[0].startswith("embedder:") or f"{'/'.join(key)}/logits" in self.tensors)
 
     def embedding(self, key: Key) -> tuple[Tensor, Tensor]:
         """Return embeddings (2, D) and logits (2, C) of both ears."""
-        return self.tensors[_tensor_name(key, "embeddings")], self.tensors[_tensor_name(key, "logits")]
+        return self.tensors[f"{'/'.join(key)}/embeddings"], self.tensors[f"{'/'.join(key)}/logits"]
 
     def add(self, key: Key, values: dict[str, Any]) -> None:
-        """Keep a measurement; arrays become tensors beside the JSON line."""
-        plain = {}
-        for name, value in values.items():
-            if hasattr(value, "shape"):
-                self.tensors[_tensor_name(key, name)] = torch.tensor(value)
-            else:
-                plain[name] = value
-        self.values[key] = plain
+        """Keep a measurement that is not there yet; arrays become tensors beside the JSON line."""
+        if not self.has(key):
+            arrays = {name: value for name, value in values.items() if hasattr(value, "shape")}
+            self.tensors |= {f"{'/'.join(key)}/{name}": torch.tensor(value) for name, value in arrays.items()}
+            self.values[key] = {name: value for name, value in values.items() if name not in arrays}
 
     def write(self) -> None:
         """Put everything on disk; each file appears whole or stays as it was."""
@@ -125,8 +127,12 @@ class Cache:
         write_text_atomic(self.folder / "clips.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
-def _tensor_name(key: Key, name: str) -> str:
-    return f"{key[0]}/{key[1]}/{name}"
+@dataclass(frozen=True)
+class _Chunk:
+    """Files, or pairs of files, that are measured together, and what of them."""
+
+    kinds: dict[str, str]  # kind and its key in the cache
+    tasks: Sequence[tuple[str, tuple[Path, ...]]]  # SHA-256 and the file or both files
 
 
 def measure(
@@ -141,24 +147,24 @@ def measure(
     """Measure all clips and pairs that the cache lacks, and keep the cache up to date on disk.
 
     Args:
-        clips: files; those with equal samples count once.
+        clips: files; those with equal bytes count once.
         pairs: (reference, estimate) whose likeness is wanted.
         measurer: how.
         cache: what is there already; is filled.
-        processes: that many new processes share the work; 1 works in this one.
+        processes: that many new ones share the work; 1 works in this one.
         on_clips: called with the number of files and pairs done so far.
 
     Raises:
         ValueError: a file is no clip of the judge's kind; what was measured before stays in the cache.
+        OSError: a process ended without a word.
     """
-    tasks = _missing(clips, pairs, measurer, cache)
-    chunks = [tasks[start : start + measurer.batch_size] for start in range(0, len(tasks), measurer.batch_size)]
     done = 0
+    chunks = list(_chunks(clips, pairs, measurer, cache))
     try:
-        for index, results in enumerate(_run(chunks, measurer, processes), start=1):
+        for index, (num_tasks, results) in enumerate(_run(chunks, measurer, processes), start=1):
             for key, values in results:
                 cache.add(key, values)
-            done = min(done + measurer.batch_size, len(tasks))
+            done += num_tasks
             if on_clips is not None:
                 on_clips(done)
             if index % FLUSH_EVERY == 0:
@@ -168,26 +174,18 @@ def measure(
             cache.write()
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One file or one pair of files, and what is wanted of it."""
-
-    paths: tuple[Path, ...]
-    sha256: str
-    kinds: tuple[tuple[str, str], ...]  # (kind, its key in the cache)
-
-
-def _missing(clips: Sequence[Clip], pairs: Sequence[tuple[Clip, Clip]], how: Measurer, cache: Cache) -> list[_Task]:
-    tasks = {}
-    for clip in clips:
-        wanted = tuple((kind, what) for kind, what in how.kinds.items() if not cache.has((what, clip.sha256)))
-        if wanted:
-            tasks[clip.sha256] = _Task((clip.path,), clip.sha256, wanted)
-    for reference, estimate in pairs:
-        both = pair_sha256(reference, estimate)
-        if not cache.has((how.pair_kind, both)):
-            tasks[both] = _Task((reference.path, estimate.path), both, (("likeness", how.pair_kind),))
-    return list(tasks.values())
+def _chunks(clips: Sequence[Clip], pairs: Sequence[tuple[Clip, Clip]], how: Measurer, cache: Cache) -> Iterator[_Chunk]:
+    """Cut all files into chunks, whatever the cache holds, and leave out those that lack nothing."""
+    files = list({clip.sha256: (clip.path,) for clip in clips}.items())
+    for start in range(0, len(files), how.batch_size):
+        tasks = files[start : start + how.batch_size]
+        kinds = {kind: what for kind, what in how.kinds.items() if not all(cache.has((what, sha)) for sha, _ in tasks)}
+        if kinds:
+            yield _Chunk(kinds, tasks)
+    both = {pair_sha256(*pair): (pair[0].path, pair[1].path) for pair in pairs}
+    lacking = [(sha, paths) for sha, paths in both.items() if not cache.has((how.pair_kind, sha))]
+    for start in range(0, len(lacking), how.batch_size):
+        yield _Chunk({"likeness": how.pair_kind}, lacking[start : start + how.batch_size])
 
 
 def pair_sha256(reference: Clip, estimate: Clip) -> str:
@@ -195,10 +193,12 @@ def pair_sha256(reference: Clip, estimate: Clip) -> str:
     return f"{reference.sha256}+{estimate.sha256}"
 
 
-def _run(chunks: list[list[_Task]], how: Measurer, processes: int) -> Iterator[list[tuple[Key, dict[str, Any]]]]:
+_Results = tuple[int, list[tuple[Key, dict[str, Any]]]]  # number of tasks, and the measurements of all
+
+
+def _run(chunks: list[_Chunk], how: Measurer, processes: int) -> Iterator[_Results]:
     if processes == 1 or len(chunks) < 2:
-        worker = _Worker(how, how.device)
-        yield from map(worker, chunks)
+        yield from map(_Worker(how, how.device), chunks)
         return
     context = multiprocessing.get_context("spawn")
     ranks = context.Value("i", 0)
@@ -206,6 +206,10 @@ def _run(chunks: list[list[_Task]], how: Measurer, processes: int) -> Iterator[l
     try:
         for future in as_completed([pool.submit(_work, chunk) for chunk in chunks]):
             yield future.result()
+    except BrokenProcessPool as error:
+        raise OSError(
+            "a process ended without a word, as when memory runs out; go on with fewer --processes, or with 1"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -215,10 +219,11 @@ _WORKER: list[_Worker] = []
 
 def _start_worker(how: Measurer, ranks: Any, processes: int) -> None:
     """Load the networks once per process."""
+    die_with_parent()
     with ranks.get_lock():
         rank = ranks.value
         ranks.value += 1
-    torch.set_num_threads(max(1, (torch.get_num_threads() or 1) // processes))
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     spread = how.device == "cuda" and torch.cuda.device_count() > 1
     device = f"cuda:{rank % torch.cuda.device_count()}" if spread else how.device
     if spread:
@@ -226,12 +231,12 @@ def _start_worker(how: Measurer, ranks: Any, processes: int) -> None:
     _WORKER[:] = [_Worker(how, device)]
 
 
-def _work(chunk: list[_Task]) -> list[tuple[Key, dict[str, Any]]]:
+def _work(chunk: _Chunk) -> _Results:
     return _WORKER[0](chunk)
 
 
 class _Worker:
-    """Measures chunks of tasks in one process."""
+    """Measures chunks in one process."""
 
     def __init__(self, how: Measurer, device: str) -> None:
         self.how, self.device = how, device
@@ -239,59 +244,47 @@ class _Worker:
         self.embedder = how.embedder() if how.embedder is not None else None
 
     @torch.inference_mode()
-    def __call__(self, chunk: list[_Task]) -> list[tuple[Key, dict[str, Any]]]:
-        """Return (key in the cache, values) of everything that the tasks want."""
-        singles: list[tuple[_Task, Tensor, bool]] = []
+    def __call__(self, chunk: _Chunk) -> _Results:
+        """Return (key in the cache, values) of everything that is wanted of a chunk."""
         results: list[tuple[Key, dict[str, Any]]] = []
-        for task in chunk:
-            read = [read_ears(path, self.how.conversion) for path in task.paths]
-            if len(read) == 2:
-                results.append(((task.kinds[0][1], task.sha256), self._likeness(read[0][0], read[1][0])))
-            else:
-                singles.append((task, *read[0]))
-        singles.sort(key=lambda single: single[1].shape[-1])
-        for _, group in itertools.groupby(singles, key=lambda single: single[1].shape[-1]):
-            same = list(group)
-            for kind, measure_kind in (
-                ("cues", self._cues),
-                ("localizer", self._located),
-                ("embedder", self._embedded),
-            ):
-                rows = [row for row in same if kind in dict(row[0].kinds)]
-                if rows:
-                    ears = torch.stack([waveform for _, waveform, _ in rows]).to(self.device)
-                    for (task, _, is_mono), values in zip(rows, measure_kind(ears), strict=True):
-                        extra = {"copied_mono": is_mono} if kind == "cues" else {}
-                        results.append(((dict(task.kinds)[kind], task.sha256), values | extra))
-        return results
+        read = [(sha, [read_ears(path, self.how.conversion) for path in paths]) for sha, paths in chunk.tasks]
+        if "likeness" in chunk.kinds:
+            for sha, (reference, estimate) in read:
+                likeness = _likeness(reference.waveform, estimate.waveform)
+                results.append(((chunk.kinds["likeness"], sha), likeness))
+            return len(read), results
+        read.sort(key=lambda row: row[1][0].waveform.shape[-1])
+        for _, group in itertools.groupby(read, key=lambda row: row[1][0].waveform.shape[-1]):
+            same = [(sha, ears) for sha, (ears,) in group]
+            batch = torch.stack([ears.waveform for _, ears in same]).to(self.device)
+            for kind, what in chunk.kinds.items():
+                rows = {"cues": self._cues, "localizer": self._located, "embedder": self._embedded}[kind](batch)
+                if kind == "cues":
+                    done = [{"copied_mono": ears.copied_mono, "resampled": ears.resampled} for _, ears in same]
+                    rows = [row | extra for row, extra in zip(rows, done, strict=True)]
+                results += [((what, sha), row) for (sha, _), row in zip(same, rows, strict=True)]
+        return len(read), results
 
     def _cues(self, ears: Tensor) -> list[dict[str, Any]]:
-        cues = interaural_cues(ears, self.how.conversion.sample_rate, allow_silent=True)
-        columns = {name: getattr(cues, name).tolist() for name in ("itd_us", "ild_db", "coherence", "audible", "timed")}
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         rate = self.how.conversion.sample_rate
+        cues = interaural_cues(ears, rate, allow_silent=True)
         powers = band_powers(ears, rate, band_edges_hz(rate)).sum(-2).tolist()  # of the sound, for a head's target
+        columns = [getattr(cues, name).tolist() for name in CUES]
         return [
-            {name: None if value != value else value for name, value in row.items()}
-            | {"num_samples": ears.shape[-1], "band_power": power}
-            for row, power in zip(rows, powers, strict=True)
+            {name: None if value != value else value for name, value in zip(CUES, row, strict=True)}
+            | {"band_power": power}
+            for *row, power in zip(*columns, powers, strict=True)
         ]
 
     def _located(self, ears: Tensor) -> list[dict[str, Any]]:
         """Ask the localizer where each clip is; one with a silent ear has no answer."""
-        if self.localizer is None:
-            raise AssertionError("only asked for with a localizer")
-        heard = audible(ears)
         rows: list[dict[str, Any]] = [{} for _ in ears]
-        if not bool(heard.any()):
-            return rows
-        found = self.localizer.predict(ears[heard], self.how.conversion.sample_rate)
-        for place, row in enumerate(heard.nonzero().flatten().tolist()):
-            rows[row] = {
-                "azimuth_deg": float(found.azimuth_deg[place]),
-                "expectation_deg": float(found.expectation_deg[place]),
-                "confidence": float(found.confidence[place]),
-            }
+        heard = audible(ears)
+        if self.localizer is not None and bool(heard.any()):
+            found = self.localizer.predict(ears[heard], self.how.conversion.sample_rate)
+            for place, row in enumerate(heard.nonzero().flatten().tolist()):
+                names = ("azimuth_deg", "expectation_deg", "confidence")
+                rows[row] = {name: float(getattr(found, name)[place]) for name in names}
         return rows
 
     def _embedded(self, ears: Tensor) -> list[dict[str, Any]]:
@@ -300,13 +293,12 @@ class _Worker:
         if self.how.mode == "compat":
             ears = ears - ears.mean(-1, keepdim=True)
         found = self.embedder(ears.flatten(0, 1), self.how.conversion.sample_rate)
-        embeddings, logits = (
-            value.float().cpu().unflatten(0, (-1, 2)).numpy() for value in (found.embeddings, found.logits)
-        )
-        return [{"embeddings": own, "logits": scores} for own, scores in zip(embeddings, logits, strict=True)]
+        parts = [value.float().cpu().unflatten(0, (-1, 2)).numpy() for value in (found.embeddings, found.logits)]
+        return [{"embeddings": own, "logits": scores} for own, scores in zip(*parts, strict=True)]
 
-    def _likeness(self, reference: Tensor, estimate: Tensor) -> dict[str, Any]:
-        """Compare a pair ear by ear; the PSNR of equal ears has no number."""
-        found = signal_metrics.evaluate(reference, estimate)
-        psnr = [None if math.isinf(value) else value for value in found["psnr_db"].tolist()]
-        return {"psnr_db": psnr, "ssim": found["ssim"].tolist()}
+
+def _likeness(reference: Tensor, estimate: Tensor) -> dict[str, Any]:
+    """Compare a pair ear by ear; the PSNR of equal ears has no number."""
+    found = signal_metrics.evaluate(reference, estimate)
+    psnr = [None if math.isinf(value) else value for value in found["psnr_db"].tolist()]
+    return {"psnr_db": psnr, "ssim": found["ssim"].tolist()}

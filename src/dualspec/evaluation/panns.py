@@ -12,6 +12,7 @@ from torch.nn import functional
 
 WIN_LENGTH, HOP_LENGTH, NUM_MELS = 512, 160, 64
 MIN_SAMPLES = 32_000
+NUM_CLASSES = 527  # of AudioSet
 _FLOOR = 1e-10
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 
@@ -24,12 +25,10 @@ class Cnn14(nn.Module):
     """
 
     sample_rate = 16_000
-    num_classes = 527
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
         """Build the layers under their published names."""
         super().__init__()
-        self.embedding_dim = widths[-1]
         num_bins = WIN_LENGTH // 2 + 1
         kernels = {
             name: nn.Conv1d(1, num_bins, WIN_LENGTH, HOP_LENGTH, bias=False) for name in ("conv_real", "conv_imag")
@@ -39,8 +38,8 @@ class Cnn14(nn.Module):
         self.bn0 = nn.BatchNorm2d(NUM_MELS)
         for index, (channels, out) in enumerate(pairwise((1, *widths))):
             setattr(self, f"conv_block{index + 1}", _Block(channels, out))
-        self.fc1 = nn.Linear(self.embedding_dim, self.embedding_dim)
-        self.fc_audioset = nn.Linear(self.embedding_dim, self.num_classes)
+        self.fc1 = nn.Linear(widths[-1], widths[-1])
+        self.fc_audioset = nn.Linear(widths[-1], NUM_CLASSES)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """Turn waveforms (B, S) at 16 kHz into log-mels (B, 1, T, 64), dB of power."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,15 @@ from torch import Tensor
 
 from dualspec.audio.azimuth import LEFT, RIGHT
 from dualspec.audio.hrir import HrirSet
-from dualspec.evaluation import spatial_metrics
+from dualspec.evaluation import distribution_metrics, spatial_metrics
 from dualspec.evaluation.clips import Clip, pair_clips, source_of
-from dualspec.evaluation.distribution_metrics import (
-    COMPAT_EPSILON,
-    COMPAT_SPLITS,
-    Mode,
-    frechet_distance,
-    inception_score,
-    kl_divergence,
-)
 from dualspec.evaluation.figures import confusion_figure, cue_figure
 from dualspec.evaluation.measure import Cache, Measurer, measure, pair_sha256
-from dualspec.evaluation.spatial_metrics import direction_table, on_correct_side
 from dualspec.files import write_text_atomic
-from dualspec.hearing.cues import InterauralCues
+from dualspec.hearing.cues import CUES, InterauralCues
 from dualspec.hearing.proof import measure_head
 
 FORMAT_VERSION = 1
-KL_MODES: dict[str, Mode] = {"kl": "softmax", "kl_sigmoid": "sigmoid"}
-CUE_NAMES = ("itd_us", "ild_db", "coherence", "audible", "timed")
 
 
 def judge(
@@ -63,7 +51,7 @@ def judge(
         localizer: name, SHA-256 and accuracy of the measurer's localizer, for the record.
         embedder: name and SHA-256 of the measurer's embedder, for the record.
         paired: compare by name; otherwise references are only another set.
-        processes: processes that share the work.
+        processes: as `measure`.
         on_clips: as `measure`.
 
     Returns:
@@ -75,14 +63,13 @@ def judge(
 
     Paper section VI-C.
     """
-    cache = Cache(None) if cache is None else cache
+    _refuse_own_choice(clips, measurer)
+    view = _View(measurer, Cache(None) if cache is None else cache)
     partners = pair_clips(clips, references) if references is not None and paired else None
     pairs = list(zip(partners, clips, strict=True)) if partners is not None else []
     others = partners if partners is not None else list(references or ())
-    measure([*clips, *others], pairs, measurer, cache, processes=processes, on_clips=on_clips)
-    view = _View(measurer, cache)
+    measure([*clips, *others], pairs, measurer, view.cache, processes=processes, on_clips=on_clips)
     absent: dict[str, str] = {}
-    _refuse_own_choice(clips, measurer)
     result: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "num_clips": len(clips),
@@ -92,14 +79,12 @@ def judge(
     }
     if references is not None:
         result["reference"] = {"num_clips": len(others), "paired": partners is not None}
-    for name, facts in (("embedder", embedder), ("localizer", localizer)):
-        if facts is not None:
-            result[name] = facts
+    result |= {name: facts for name, facts in (("embedder", embedder), ("localizer", localizer)) if facts is not None}
     result["quality"] = _quality(view, clips, others, pairs, absent)
     result |= _direction(view, clips, partners, hrir_set, absent)
-    num_copied = sum(view.cues(clip)["copied_mono"] for clip in clips)
-    if num_copied:
-        result["num_copied_mono"] = num_copied
+    for name in ("copied_mono", "resampled"):
+        count = sum(view.of("cues", clip)[name] for clip in [*clips, *others])
+        result |= {f"num_{name}": count} if count else {}
     return result | {"absent": absent}
 
 
@@ -119,20 +104,14 @@ class _View:
     """The cache as this judgement sees it."""
 
     def __init__(self, measurer: Measurer, cache: Cache) -> None:
-        self.how, self.cache = measurer, cache
+        self.how, self.cache, self.keys = measurer, cache, measurer.kinds
 
-    def cues(self, clip: Clip) -> dict[str, Any]:
-        return self.cache.values[self.how.kinds["cues"], clip.sha256]
-
-    def located(self, clip: Clip) -> dict[str, Any]:
-        return self.cache.values[self.how.kinds["localizer"], clip.sha256]
-
-    def likeness(self, reference: Clip, estimate: Clip) -> dict[str, Any]:
-        return self.cache.values[self.how.pair_kind, pair_sha256(reference, estimate)]
+    def of(self, kind: str, clip: Clip) -> dict[str, Any]:
+        return self.cache.values[self.keys[kind], clip.sha256]
 
     def embeddings(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
         """Return embeddings (N, 2, D) and logits (N, 2, C)."""
-        own = [self.cache.embedding((self.how.kinds["embedder"], clip.sha256)) for clip in clips]
+        own = [self.cache.embedding((self.keys["embedder"], clip.sha256)) for clip in clips]
         embeddings, logits = zip(*own, strict=True)
         return torch.stack(embeddings), torch.stack(logits)
 
@@ -144,18 +123,14 @@ def _quality(
     ears = {"left": LEFT} if view.how.mode == "compat" else {"left": LEFT, "right": RIGHT}
     quality: dict[str, dict[str, float]] = {ear: {} for ear in ears}
     if pairs:
-        rows = [view.likeness(*pair) for pair in pairs]
+        rows = [view.cache.values[view.how.pair_kind, pair_sha256(*pair)] for pair in pairs]
+        for ear, index in ears.items():
+            quality[ear] |= _likeness(rows, index, compat=view.how.mode == "compat")
         for name in ("psnr_db", "ssim"):
-            values = {
-                ear: [row[name][index] for row in rows if row[name][index] is not None] for ear, index in ears.items()
-            }
-            if all(values.values()):
-                quality = {
-                    ear: own | {name: _number(torch.tensor(values[ear]).double().mean())}
-                    for ear, own in quality.items()
-                }
-            else:
-                absent[name] = "every clip equals its reference"
+            equal = [ear for ear in ears if name not in quality[ear]]
+            if equal:
+                where = "" if len(equal) == len(ears) else f" at the {equal[0]} ear"
+                absent[name] = f"every clip equals its reference{where}"
     else:
         absent |= dict.fromkeys(("psnr_db", "ssim", "kl"), "no reference of the same name")
     if view.how.embedder is None:
@@ -168,6 +143,17 @@ def _quality(
     return {ear: values for ear, values in quality.items() if values}
 
 
+def _likeness(rows: Sequence[dict[str, Any]], ear: int, *, compat: bool) -> dict[str, float]:
+    """Average PSNR and SSIM of one ear; equal clips have no PSNR, and compat leaves them out of the SSIM, too."""
+    different = [row for row in rows if row["psnr_db"][ear] is not None]
+    kept = {"psnr_db": different, "ssim": different if compat else rows}
+    return {
+        name: _number(torch.tensor([row[name][ear] for row in chosen]).double().mean())
+        for name, chosen in kept.items()
+        if chosen
+    }
+
+
 def _distributions(
     view: _View,
     clips: Sequence[Clip],
@@ -178,124 +164,105 @@ def _distributions(
     absent: dict[str, str],
 ) -> None:
     """Add FD, KL and IS of each ear."""
-    compat = view.how.mode == "compat"
-    splits = COMPAT_SPLITS if compat else 1
     embeddings, logits = view.embeddings(clips)
-    theirs = view.embeddings(others) if others else None
-    if len(clips) < splits:
-        absent["inception_score"] = f"{splits} parts need as many clips, got {len(clips)}"
-    if theirs is None:
-        absent["fd"] = "no references"
-    elif min(len(clips), len(others)) < 2:
-        absent["fd"] = f"a covariance needs 2 clips or more, got {len(clips)} and {len(others)} references"
+    true_embeddings, true_logits = view.embeddings(others) if others else (None, None)
     for ear, index in ears.items():
-        values: dict[str, float] = {}
-        if theirs is not None and "fd" not in absent:
-            values["fd"] = frechet_distance(theirs[0][:, index], embeddings[:, index])
-        if theirs is not None and paired:
-            epsilon = COMPAT_EPSILON if compat else 0.0
-            for name, mode in KL_MODES.items():
-                values[name] = kl_divergence(theirs[1][:, index], logits[:, index], mode=mode, epsilon=epsilon)
-        if "inception_score" not in absent:
-            values["inception_score"], spread = inception_score(logits[:, index], num_splits=splits)
-            if splits > 1:
-                values["inception_score_std"] = spread
+        values = distribution_metrics.evaluate(
+            None if true_embeddings is None else true_embeddings[:, index],
+            embeddings[:, index],
+            None if true_logits is None or not paired else true_logits[:, index],
+            logits[:, index],
+            compat=view.how.mode == "compat",
+        )
         quality[ear] |= {name: _number(value) for name, value in values.items()}
+    if "fd" not in values:
+        few = f"a covariance needs 2 clips or more, got {len(clips)} and {len(others)} references"
+        absent["fd"] = few if others else "no references"
+    if "inception_score" not in values:
+        absent["inception_score"] = f"{distribution_metrics.COMPAT_SPLITS} parts need as many clips, got {len(clips)}"
 
 
 def _direction(
-    view: _View,
-    clips: Sequence[Clip],
-    partners: list[Clip] | None,
-    hrir_set: HrirSet | None,
-    absent: dict[str, str],
+    view: _View, clips: Sequence[Clip], partners: list[Clip] | None, hrir_set: HrirSet | None, absent: dict[str, str]
 ) -> dict[str, Any]:
     """Compare where clips are with where they were asked for. Equations (21), (22)."""
-    mono = [bool(clip.record.get("mono")) or view.cues(clip)["copied_mono"] for clip in clips]
-    if all(mono):
-        return _no_direction(absent, "a mono signal at both ears has none")
     chosen = [index for index, clip in enumerate(clips) if clip.azimuth_deg is not None]
+    if all(clip.record.get("mono") or view.of("cues", clip)["copied_mono"] for clip in clips):
+        absent["direction"] = "a mono signal at both ears has none"
+        return {}
     if not chosen:
-        return _no_direction(absent, "no record or manifest says where a clip was asked for")
+        absent["direction"] = "no record or manifest says where a clip was asked for"
+        return {}
     asked = [clips[index] for index in chosen]
+    true_clips = [partners[index] for index in chosen] if partners is not None else None
     azimuths = torch.tensor([clip.azimuth_deg for clip in asked], dtype=torch.float64)
     cues = _cues(view, asked)
-    if hrir_set is not None:
-        head = measure_head(hrir_set, azimuths_deg=azimuths.unique(sorted=True).tolist())
-        power = torch.tensor([view.cues(clip)["band_power"] for clip in asked], dtype=torch.float64)
-        targets, target = head.targets_of(power, azimuths.tolist()), f"each clip's own spectrum through {hrir_set.name}"
-    elif partners is not None:
-        targets, target = _cues(view, [partners[index] for index in chosen]), "the reference clips"
-    else:
-        nothing = torch.full_like(azimuths, float("nan"))
-        targets, target = InterauralCues(**dict.fromkeys(CUE_NAMES, nothing)), "none"
+    targets, words = _targets(view, asked, true_clips, azimuths, hrir_set)
+    if targets is None:
         names = ("median_itd_error_us", "median_ild_error_db", "median_coherence_error")
         absent |= dict.fromkeys(names, "neither a head nor references")
-    sides = on_correct_side(azimuths, cues)
-    heard = cues.audible & cues.timed
+        targets = InterauralCues(**dict.fromkeys(CUES, torch.full_like(azimuths, float("nan"))))
+    sides = spatial_metrics.on_correct_side(azimuths, cues)
     direction: dict[str, Any] = {
         "num_asked": len(asked),
-        "num_heard": int(heard.sum()),
-        "target": target,
+        "num_heard": int((cues.audible & cues.timed).sum()),
+        "target": words,
         "num_lateral": int((~sides.isnan()).sum()),
-        "share_louder_and_earlier_at_the_correct_ear": _optional(sides.nanmean()),
-        "median_coherence": _optional(cues.coherence.nanmedian()),
+        "share_louder_and_earlier_at_the_correct_ear": _optional(sides.nanmean().item()),
+        "median_coherence": _optional(cues.coherence.nanmedian().item()),
     }
     errors = spatial_metrics.cue_error_medians(targets, cues)
     direction |= {f"median_{name}": _number(value) for name, value in errors.items()}
-    rows = [
-        {name: _optional(value) for name, value in asdict(row).items()}
-        for row in direction_table(azimuths, cues, targets)
-    ]
-    result: dict[str, Any] = {"rows": rows}
+    table = spatial_metrics.direction_table(azimuths, cues, targets)
+    result: dict[str, Any] = {"rows": [{name: _optional(value) for name, value in row.items()} for row in table]}
     if view.how.localizer is None:
         absent |= dict.fromkeys(("azimuth_accuracy", "azimuth_mae_deg", "front_back_rate"), "no localizer was named")
     else:
-        true_clips = [partners[index] for index in chosen] if partners is not None else None
-        scores, confusion = _localized(view, asked, azimuths, true_clips)
+        scores, result["confusion"] = _localized(view, asked, azimuths, true_clips)
         direction |= scores
-        result["confusion"] = confusion
     return {"direction": direction} | result
 
 
-def _no_direction(absent: dict[str, str], reason: str) -> dict[str, Any]:
-    absent["direction"] = reason
-    return {}
+def _targets(
+    view: _View, clips: Sequence[Clip], true_clips: Sequence[Clip] | None, azimuths: Tensor, hrir_set: HrirSet | None
+) -> tuple[InterauralCues | None, str]:
+    """Return the cues (N,) that clips should have, if anything says so, and where they come from."""
+    if hrir_set is not None:
+        head = measure_head(hrir_set, azimuths_deg=azimuths.unique(sorted=True).tolist())
+        power = torch.tensor([view.of("cues", clip)["band_power"] for clip in clips], dtype=torch.float64)
+        return head.targets_of(power, azimuths.tolist()), f"each clip's own spectrum through {hrir_set.name}"
+    return (None, "none") if true_clips is None else (_cues(view, true_clips), "the reference clips")
+
+
+def _cues(view: _View, clips: Sequence[Clip]) -> InterauralCues:
+    rows = [view.of("cues", clip) for clip in clips]
+    columns = {}
+    for name in CUES:
+        values = [float("nan") if row[name] is None else row[name] for row in rows]
+        columns[name] = torch.tensor(values, dtype=torch.bool if name in ("audible", "timed") else torch.float64)
+    return InterauralCues(**columns)
 
 
 def _localized(
-    view: _View, clips: Sequence[Clip], azimuths: Tensor, partners: Sequence[Clip] | None
+    view: _View, clips: Sequence[Clip], azimuths: Tensor, true_clips: Sequence[Clip] | None
 ) -> tuple[dict[str, Any], list[list[int]]]:
     """Accuracy, errors and confusions over the clips that have an answer; the others are counted."""
-    answers = [view.located(clip) for clip in clips]
-    known = torch.tensor(["azimuth_deg" in answer for answer in answers])
-    if not bool(known.any()):
+    answers = [view.of("localizer", clip) for clip in clips]
+    wanted = azimuths[torch.tensor([bool(answer) for answer in answers])]
+    if not len(wanted):
         return {"num_localized": 0}, []
-    wanted = azimuths[known]
     found, mean = (
         torch.tensor([answer[name] for answer in answers if answer], dtype=torch.float64)
         for name in ("azimuth_deg", "expectation_deg")
     )
     result = {name: _number(value) for name, value in spatial_metrics.evaluate(wanted, found, mean).items()}
-    if partners is not None:  # the paper's wording: the direction "matches that of the corresponding real audio"
-        both = [
-            (one["azimuth_deg"], other["azimuth_deg"])
-            for one, other in zip(map(view.located, partners), answers, strict=True)
-            if one and other
-        ]
+    if true_clips is not None:  # the paper's wording: the direction "matches that of the corresponding real audio"
+        pairs = zip((view.of("localizer", clip) for clip in true_clips), answers, strict=True)
+        both = [(one["azimuth_deg"], other["azimuth_deg"]) for one, other in pairs if one and other]
         if both:
             real, own = torch.tensor(both, dtype=torch.float64).T
             result["agreement_with_reference"] = _number(spatial_metrics.azimuth_accuracy(real, own))
-    return {"num_localized": int(known.sum())} | result, spatial_metrics.confusion_matrix(wanted, found).tolist()
-
-
-def _cues(view: _View, clips: Sequence[Clip]) -> InterauralCues:
-    rows = [view.cues(clip) for clip in clips]
-    columns = {}
-    for name in CUE_NAMES:
-        values = [float("nan") if row[name] is None else row[name] for row in rows]
-        columns[name] = torch.tensor(values, dtype=torch.bool if name in ("audible", "timed") else torch.float64)
-    return InterauralCues(**columns)
+    return {"num_localized": len(wanted)} | result, spatial_metrics.confusion_matrix(wanted, found).tolist()
 
 
 def write_judgement(folder: Path, result: dict[str, Any]) -> None:
@@ -310,7 +277,8 @@ def write_judgement(folder: Path, result: dict[str, Any]) -> None:
 
 def markdown(result: dict[str, Any]) -> str:
     """Write a result as Markdown: quality per ear, direction, cues per azimuth, and what is absent."""
-    blocks = [f"{result['num_clips']} clips, mode {result['mode']}"]
+    odd = [f", {name} {result[name]}" for name in ("num_copied_mono", "num_resampled") if name in result]
+    blocks = [f"{result['num_clips']} clips, mode {result['mode']}{''.join(odd)}"]
     if result["quality"]:
         names = list(dict.fromkeys(name for values in result["quality"].values() for name in values))
         blocks.append(
@@ -362,9 +330,6 @@ def _number(value: Any) -> float:
     return round(float(value), 6)
 
 
-def _optional(value: Any) -> float | int | None:
+def _optional(value: float) -> float | None:
     """Round to six digits; what could not be measured is absent, not a number."""
-    number = float(value)
-    if number != number:
-        return None
-    return value if isinstance(value, int) else round(number, 6)
+    return None if value != value else value if isinstance(value, int) else _number(value)

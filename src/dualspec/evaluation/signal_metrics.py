@@ -19,8 +19,7 @@ from dualspec.features.mel import MelConfig, log_mel, magnitude_to_log_mel
 from dualspec.features.stft import framed_spectrum
 
 IMAGE = MelConfig(n_fft=512, win_length=512, hop_length=160, f_min=50.0, f_max=8000.0, framing="centered")
-SSIM_WINDOW = 7
-"""Side of the square window of scikit-image's SSIM, pixels."""
+SSIM_WINDOW = 7  # side of the square window of scikit-image's SSIM, pixels
 MEL = MelConfig(n_fft=1024, win_length=1024, hop_length=512, framing="centered")
 FLOOR_NEPER = 6.9  # 60 dB
 
@@ -35,13 +34,7 @@ class Neighbour:
 
 
 def mel_image(waveform: Tensor) -> Tensor:
-    """Draw waveforms as audioldm_eval does.
-
-    Args:
-        waveform: (..., S) at 16 kHz, in [-1, 1].
-
-    Returns:
-        (..., 64, T) float64 in [0, 1], T = S // 160 + 1.
+    """Draw waveforms (..., S) at 16 kHz as audioldm_eval does: (..., 64, T) float64 in [0, 1], T = S // 160 + 1.
 
     Raises:
         ValueError: waveform is 256 samples or shorter.
@@ -112,11 +105,7 @@ def ssim(reference: Tensor, estimate: Tensor) -> Tensor:
 
 
 def evaluate(reference: Tensor, estimate: Tensor) -> dict[str, Tensor]:
-    """Compare clips with their references, ear by ear.
-
-    Args:
-        reference: (..., S) at 16 kHz, such as (B, 2, S).
-        estimate: (..., S'); the images of both are cropped to the shorter one.
+    """Compare clips (..., S) at 16 kHz with their references, such as (B, 2, S), up to the end of the shorter one.
 
     Returns:
         "psnr_db" and "ssim", each (...). audioldm_eval leaves clips of infinite PSNR out of both means.
@@ -127,35 +116,17 @@ def evaluate(reference: Tensor, estimate: Tensor) -> dict[str, Tensor]:
     return {"psnr_db": psnr_db(first, second), "ssim": ssim(first, second)}
 
 
-def nearest_clips(
-    waveform: Tensor, bank: ClipBank, *, skip: list[str] | None = None, chunk: int = 64
-) -> list[Neighbour]:
-    """Find the nearest training clip of each sound, whatever their levels.
-
-    Args:
-        waveform: (B, 2, S); the ears are averaged.
-        bank: training clips of the same length.
-        skip: per sound, a clip id that does not count (the sound itself).
-        chunk: training clips compared at once.
-
-    Returns:
-        One neighbour per sound.
-    """
-    queries = _level_free(log_mel(waveform.mean(dim=1), MEL))
+def nearest_clips(waveform: Tensor, bank: ClipBank, *, chunk: int = 64) -> list[Neighbour]:
+    """Find the training clip nearest to each mono sound (B, S) of the bank's length, whatever their levels."""
+    queries = _level_free(log_mel(waveform, MEL))
     best = [Neighbour(distance=float("inf"), clip_id="", label="") for _ in queries]
-    for start in range(0, len(bank), chunk):
-        rows = torch.arange(start, min(start + chunk, len(bank)))
+    for rows in torch.arange(len(bank)).split(chunk):
         clips = _level_free(log_mel(bank.float_waveforms(rows), MEL))
         for index, query in enumerate(queries):
-            distances = (clips - query).abs().flatten(1).mean(dim=1)
-            if skip is not None and skip[index] in bank.ids[start : start + len(rows)]:
-                distances[bank.ids[start : start + len(rows)].index(skip[index])] = float("inf")
-            at = int(distances.argmin())
-            if float(distances[at]) < best[index].distance:
-                clip = start + at
-                best[index] = Neighbour(
-                    distance=float(distances[at]), clip_id=bank.ids[clip], label=bank.labels[clip][0]
-                )
+            distance, at = (clips - query).abs().flatten(1).mean(dim=1).min(dim=0)
+            if float(distance) < best[index].distance:
+                clip = int(rows[at])
+                best[index] = Neighbour(distance=float(distance), clip_id=bank.ids[clip], label=bank.labels[clip][0])
     return best
 
 

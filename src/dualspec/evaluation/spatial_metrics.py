@@ -5,35 +5,11 @@ ILD positive = left louder. A clip without sound at both ears has no direction: 
 mean.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from dualspec.audio.azimuth import (
-    NUM_SECTORS,
-    azimuth_class,
-    circular_error_deg,
-    lateral_side,
-    mirror_front_back_deg,
-)
+from dualspec.audio.azimuth import NUM_SECTORS, azimuth_class, circular_error_deg, lateral_side, mirror_front_back_deg
 from dualspec.hearing.cues import InterauralCues, cue_errors
-
-
-@dataclass(frozen=True, kw_only=True)
-class DirectionRow:
-    """Cues of all clips that were asked for one azimuth."""
-
-    azimuth_deg: float
-    num_clips: int  # clips asked for
-    num_heard: int  # clips with a direction
-    itd_us: float  # mean
-    ild_db: float  # mean
-    coherence: float  # mean
-    median_itd_error_us: float  # against the target
-    median_ild_error_db: float  # against the target
-    target_itd_us: float
-    target_ild_db: float
 
 
 def validate(reference_deg: Tensor, estimate_deg: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,8 +29,9 @@ def validate(reference_deg: Tensor, estimate_deg: Tensor) -> tuple[Tensor, Tenso
 
 
 def azimuth_accuracy(reference_deg: Tensor, estimate_deg: Tensor) -> float:
-    """Return the share of estimates (N,) that equal the reference (N,). Equation (21)."""
-    return float((circular_error_deg(*validate(reference_deg, estimate_deg)) < 1e-6).double().mean())
+    """Return the share of estimates (N,) that lie in the reference's sector of 30 degrees. Equation (21)."""
+    reference, estimate = (azimuth_class(angles) for angles in validate(reference_deg, estimate_deg))
+    return float((reference == estimate).double().mean())
 
 
 def azimuth_mae_deg(reference_deg: Tensor, estimate_deg: Tensor) -> float:
@@ -62,28 +39,31 @@ def azimuth_mae_deg(reference_deg: Tensor, estimate_deg: Tensor) -> float:
     return float(circular_error_deg(*validate(reference_deg, estimate_deg)).mean())
 
 
+def _errors(reference_deg: Tensor, estimate_deg: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the circular errors (N,) in degrees to the reference and to its front-back mirror image."""
+    reference, estimate = validate(reference_deg, estimate_deg)
+    return circular_error_deg(reference, estimate), circular_error_deg(mirror_front_back_deg(reference), estimate)
+
+
 def front_back_rate(reference_deg: Tensor, estimate_deg: Tensor) -> float:
     """Return the share of clips (N,) heard nearer to the front-back mirror image of the reference than to it.
 
     Clips at 90 and 270 degrees are their own mirror image and do not count; NaN where there are no others.
     """
-    reference, estimate = validate(reference_deg, estimate_deg)
-    off_axis = ((reference % 180) - 90).abs() > 1e-6
-    mirrored = circular_error_deg(mirror_front_back_deg(reference), estimate)
-    return float((mirrored < circular_error_deg(reference, estimate))[off_axis].double().mean())
+    direct, mirrored = _errors(reference_deg, estimate_deg)
+    off_axis = ((reference_deg.double() % 180) - 90).abs() > 1e-6
+    return float((mirrored < direct)[off_axis].double().mean())
 
 
 def folded_error_deg(reference_deg: Tensor, estimate_deg: Tensor) -> Tensor:
     """Return the circular error (N,) in degrees to the nearer one of the reference and its front-back mirror image."""
-    reference, estimate = validate(reference_deg, estimate_deg)
-    mirrored = circular_error_deg(mirror_front_back_deg(reference), estimate)
-    return torch.minimum(circular_error_deg(reference, estimate), mirrored)
+    return torch.minimum(*_errors(reference_deg, estimate_deg))
 
 
-def confusion_matrix(reference_deg: Tensor, estimate_deg: Tensor, num_sectors: int = NUM_SECTORS) -> Tensor:
-    """Count clips (num_sectors, num_sectors) by the sector of the reference (row) and of the estimate (column)."""
-    rows, columns = (azimuth_class(angles, num_sectors) for angles in validate(reference_deg, estimate_deg))
-    return torch.bincount(rows * num_sectors + columns, minlength=num_sectors**2).reshape(num_sectors, num_sectors)
+def confusion_matrix(reference_deg: Tensor, estimate_deg: Tensor) -> Tensor:
+    """Count clips (12, 12) by the sector of the reference (row) and of the estimate (column)."""
+    rows, columns = (azimuth_class(angles) for angles in validate(reference_deg, estimate_deg))
+    return torch.bincount(rows * NUM_SECTORS + columns, minlength=NUM_SECTORS**2).reshape(NUM_SECTORS, NUM_SECTORS)
 
 
 def evaluate(reference_deg: Tensor, estimate_deg: Tensor, expectation_deg: Tensor) -> dict[str, float]:
@@ -109,21 +89,13 @@ def evaluate(reference_deg: Tensor, estimate_deg: Tensor, expectation_deg: Tenso
 
 
 def cue_error_medians(reference: InterauralCues, estimate: InterauralCues) -> dict[str, float]:
-    """Return the medians over clips of the errors of cues, each (N,).
-
-    Returns:
-        "itd_error_us", "ild_error_db", "coherence_error"; a cue that no clip has is absent.
-    """
+    """Return the medians over clips of the errors of cues, each (N,); a cue that no clip has is absent."""
     medians = {name: float(values.nanmedian()) for name, values in vars(cue_errors(reference, estimate)).items()}
     return {name: value for name, value in medians.items() if value == value}
 
 
 def on_correct_side(azimuths_deg: Tensor, cues: InterauralCues) -> Tensor:
-    """Say which clips are both louder and earlier at the ear that faces the source.
-
-    Args:
-        azimuths_deg: (N,) asked directions.
-        cues: measured, each (N,).
+    """Say which clips are both louder and earlier at the ear that faces the asked azimuths (N,).
 
     Returns:
         (N,) float64: 1 yes, 0 no (also where the clip has no cue), NaN on the median plane, which has no such ear.
@@ -134,34 +106,29 @@ def on_correct_side(azimuths_deg: Tensor, cues: InterauralCues) -> Tensor:
     return torch.where(sign.isnan(), sign, correct.double())
 
 
-def direction_table(azimuths_deg: Tensor, cues: InterauralCues, targets: InterauralCues) -> list[DirectionRow]:
-    """Average the cues per asked azimuth.
-
-    Args:
-        azimuths_deg: (N,) asked directions.
-        cues: measured, each (N,).
-        targets: what the head gives at those directions, each (N,).
+def direction_table(azimuths_deg: Tensor, cues: InterauralCues, targets: InterauralCues) -> list[dict[str, float]]:
+    """Average the cues, each (N,), and what they should be, per asked azimuth (N,).
 
     Returns:
-        One row per azimuth, rising.
+        One row per azimuth, rising: clips asked for and those with a direction, means of cues, medians of errors
+        against the target, and the target's means. NaN where there is nothing to average.
     """
     rows = []
     for azimuth in azimuths_deg.unique(sorted=True):
         chosen = azimuths_deg == azimuth
         heard = chosen & cues.audible & cues.timed
         itd, ild = cues.itd_us[heard], cues.ild_db[heard]
-        rows.append(
-            DirectionRow(
-                azimuth_deg=float(azimuth),
-                num_clips=int(chosen.sum()),
-                num_heard=int(heard.sum()),
-                itd_us=float(itd.mean()),
-                ild_db=float(ild.mean()),
-                coherence=float(cues.coherence[heard].mean()),
-                median_itd_error_us=float((itd - targets.itd_us[heard]).abs().nanmedian()),
-                median_ild_error_db=float((ild - targets.ild_db[heard]).abs().nanmedian()),
-                target_itd_us=float(targets.itd_us[chosen].nanmean()),
-                target_ild_db=float(targets.ild_db[chosen].nanmean()),
-            )
-        )
+        row = {
+            "azimuth_deg": azimuth,
+            "num_clips": chosen.sum(),
+            "num_heard": heard.sum(),
+            "itd_us": itd.mean(),
+            "ild_db": ild.mean(),
+            "coherence": cues.coherence[heard].mean(),
+            "median_itd_error_us": (itd - targets.itd_us[heard]).abs().nanmedian(),
+            "median_ild_error_db": (ild - targets.ild_db[heard]).abs().nanmedian(),
+            "target_itd_us": targets.itd_us[chosen].nanmean(),
+            "target_ild_db": targets.ild_db[chosen].nanmean(),
+        }
+        rows.append({name: value.item() for name, value in row.items()})
     return rows

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,6 @@ class Result:
         return self.data["source"]
 
     @property
-    def kind(self) -> str:
-        """How they were made."""
-        return str(self.source.get("kind"))
-
-    @property
     def system(self) -> str:
         """Name of the model, variant or baseline."""
         return str(self.source.get("name"))
@@ -65,10 +61,9 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
-    """A folder of weights that is at hand."""
+class Size:
+    """What a model amounts to; None was not counted."""
 
-    sha256: frozenset[str]  # of its files
     parameters: int | None = None
     gflops: float | None = None  # for one second of audio, one denoising step
     gflops_full: float | None = None  # for one second of audio, all steps
@@ -76,12 +71,11 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaperSize:
-    """What one of the paper's own sizes amounts to; needs no weights."""
+class Weights:
+    """A folder of weights that is at hand."""
 
-    parameters: int
-    gflops: float
-    gflops_full: float
+    sha256: frozenset[str]  # of its files
+    size: Size = Size()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,18 +84,18 @@ class Shelf:
 
     results: Sequence[Result]
     weights: Sequence[Weights] = ()
-    paper_sizes: Mapping[str, PaperSize] = field(default_factory=dict)  # by variant
+    paper_sizes: Mapping[str, Size] = field(default_factory=dict)  # of the paper's variants; needs no weights
 
     def weights_of(self, result: Result) -> Weights | None:
         """Return the folder that holds every file of weights that a result names, if one is at hand."""
         wanted = set(_hashes(result.source.get("sha256")))
-        if result.kind == "recordings":
+        if result.source.get("kind") == "recordings":
             return Weights(sha256=frozenset())  # real sound through a head: no weights are involved
         return next((own for own in self.weights if wanted and wanted <= own.sha256), None)
 
     def of(self, kinds: Sequence[str], system: str | None = None) -> list[Result]:
         """Return the results of some kinds, and of one system."""
-        return [r for r in self.results if r.kind in kinds and system in (None, r.system)]
+        return [r for r in self.results if r.source.get("kind") in kinds and system in (None, r.system)]
 
 
 def read_results(folder: Path) -> list[Result]:
@@ -148,16 +142,14 @@ def _hashes(value: Any, name: str = "") -> Iterator[str]:
 
 def table_1(shelf: Shelf) -> str:
     """What the autoencoders lose. Paper Table I."""
-    columns = ("psnr_db", "ssim", *QUALITY)
+    columns = ("psnr_db", "ssim", *QUALITY, *EXTRA)
     rows = []
     for variant, printed in TABLE_1.items():
-        rows.append(
-            [f"{VAE_NAMES[variant]}, paper", f"{NUM_TEST_CLIPS}", *_cells(columns, printed), *["–"] * len(EXTRA)]
-        )
-        rows += _own_rows(shelf, shelf.of(["round trip"], variant), (*columns, *EXTRA), VAE_NAMES[variant])
-    others = [r for r in shelf.of(["round trip"]) if r.system not in TABLE_1]
-    rows += _own_rows(shelf, others, (*columns, *EXTRA)) if others else []
-    return table(["round trip", "clips", *_heads((*columns, *EXTRA))], rows) + _footnotes(shelf, ["round trip"])
+        rows.append([f"{VAE_NAMES[variant]}, paper", f"{NUM_TEST_CLIPS}", *_printed(columns, printed)])
+        rows += _own_rows(shelf, shelf.of(["round trip"], variant), columns, VAE_NAMES[variant])
+    others = [result for result in shelf.of(["round trip"]) if result.system not in TABLE_1]
+    rows += _own_rows(shelf, others, columns) if others else []
+    return table(["round trip", "clips", *_heads(columns)], rows) + _footnotes(shelf, ["round trip"])
 
 
 def table_2(shelf: Shelf) -> str:
@@ -165,23 +157,19 @@ def table_2(shelf: Shelf) -> str:
     columns = (*QUALITY, *EXTRA)
     sizes = ["params M", "GFLOPs/s", "GFLOPs/s, all steps", "time s/s"]
     rows = []
-    for system, printed in TABLE_2.items():
-        count, flops, seconds = printed[:3]
+    for system, (count, flops, seconds, *printed) in TABLE_2.items():
         first = [f"{NAMES[system]}, paper", f"{NUM_TEST_CLIPS}", _plain(count), _plain(flops), "–", _plain(seconds, 2)]
-        rows.append([*first, *_cells(QUALITY, printed[3:]), *["–"] * len(EXTRA)])
+        rows.append([*first, *_printed(columns, printed)])
         size = shelf.paper_sizes.get(system)
         if size is not None:
-            own = [_plain(size.parameters // 1_000_000), _plain(size.gflops), _plain(size.gflops_full), "–"]
-            rows.append(
-                [f"{NAMES[system]}, our recipe of its size", "–", *own, NOT_AT_HAND, *["–"] * (len(columns) - 1)]
-            )
+            own = [_plain((size.parameters or 0) // 1_000_000), _plain(size.gflops), _plain(size.gflops_full), "–"]
+            rows.append(_absent(f"{NAMES[system]}, our recipe of its size", columns, own))
         found = shelf.of(["model", "baseline"], system)
-        rows += _own_rows(shelf, found, columns, NAMES[system], sized=True, silent=size is not None)
+        rows += _own_rows(shelf, found, columns, NAMES[system], sized=True) if found or size is None else []
     for kind, words in (("cascade", "cascade with a head"), ("recordings", "held-out recordings through a head")):
         for result in shelf.of([kind]):
-            rows += _own_rows(
-                shelf, [result], columns, f"{words}: {NAMES.get(result.system, result.system)}", sized=True
-            )
+            label = f"{words}: {NAMES.get(result.system, result.system)}"
+            rows += _own_rows(shelf, [result], columns, label, sized=True)
     heads = ["system", "clips", *sizes, *_heads(columns)]
     return table(heads, rows) + _footnotes(shelf, ["model", "baseline", "cascade", "recordings"])
 
@@ -192,12 +180,9 @@ def table_3(shelf: Shelf) -> str:
     rows = []
     for variant, by_style in TABLE_3.items():
         for style, printed in by_style.items():
-            rows.append(
-                [f"{NAMES[variant]}, paper", style, f"{NUM_TEST_CLIPS}", *_cells(QUALITY, printed), *["–"] * len(EXTRA)]
-            )
+            rows.append([f"{NAMES[variant]}, paper", style, f"{NUM_TEST_CLIPS}", *_printed(columns, printed)])
             found = [r for r in shelf.of(["model"], variant) if list(r.data["styles"]) == [style]]
-            for row in _own_rows(shelf, found, columns, NAMES[variant]):
-                rows.append([row[0], style, *row[1:]])
+            rows += [[name, style, *cells] for name, *cells in _own_rows(shelf, found, columns, NAMES[variant])]
     return table(["system", "location", "clips", *_heads(columns)], rows) + _footnotes(shelf, ["model"])
 
 
@@ -207,19 +192,27 @@ def sweep(shelf: Shelf, figure: str) -> dict[str, list[tuple[float, Result]]]:
     Returns:
         For each system, named with its other settings, results by rising value; systems with one value are left out,
         and so is what weights at hand did not make.
+
+    Raises:
+        ValueError: two results differ in nothing, so that one point would hide the other.
     """
     key = SWEEPS[figure][0]
     groups: dict[str, dict[float, Result]] = {}
     for result in shelf.of(["model"]):
-        sampling = result.source.get("sampling") or {}
+        sampling = dict(result.source.get("sampling") or {})
         if key in sampling and shelf.weights_of(result) is not None:
-            rest = {name: value for name, value in sampling.items() if name != key and name != "guidance_interval"}
-            words = ", ".join(f"{name} {value}" for name, value in sorted(rest.items()))
+            value = float(sampling.pop(key))
+            words = [f"{name} {setting}" for name, setting in sorted(sampling.items()) if name != "guidance_interval"]
+            words += [f"best of {result.source.get('best_of', 1)}", f"{result.data['num_clips']} clips"]
+            words += [] if result.data["mode"] == "ears" else [result.data["mode"]]
+            words += [result.data[judge]["name"] for judge in ("embedder", "localizer") if judge in result.data]
             weights = "".join(sorted(_hashes(result.source.get("sha256"))))[:8]
             system, styles = NAMES.get(result.system, result.system), "+".join(result.data["styles"])
-            best_of = result.source.get("best_of", 1)
-            name = f"{system} ({weights}), {styles}, {words}, best of {best_of}"
-            groups.setdefault(name, {})[float(sampling[key])] = result
+            points = groups.setdefault(f"{system} ({weights}), {styles}, {', '.join(words)}", {})
+            if value in points:
+                names = f"{points[value].name} and {result.name}"
+                raise ValueError(f"results of one sweep must differ in {key}, got {names} alike; move one away")
+            points[value] = result
     return {name: sorted(points.items()) for name, points in groups.items() if len(points) > 1}
 
 
@@ -240,19 +233,12 @@ def sweep_table(groups: Mapping[str, Sequence[tuple[float, Result]]], figure: st
 
 
 def _own_rows(
-    shelf: Shelf,
-    results: Sequence[Result],
-    columns: Sequence[str],
-    label: str | None = None,
-    *,
-    sized: bool = False,
-    silent: bool = False,
+    shelf: Shelf, results: Sequence[Result], columns: Sequence[str], label: str | None = None, *, sized: bool = False
 ) -> list[list[str]]:
-    """Return one row per result, or one that says that there is none unless `silent`."""
-    num_sizes = 4 if sized else 0
+    """Return one row per result, or one that says that there is none."""
+    dashes = ["–"] * 4 if sized else []
     if not results:
-        missing = [f"{label}, ours", "–", *["–"] * num_sizes, NOT_AT_HAND, *["–"] * (len(columns) - 1)]
-        return [] if silent else [missing]
+        return [_absent(f"{label}, ours", columns, dashes)]
     rows = []
     for result in results:
         name = f"{label or NAMES.get(result.system, result.system)}, ours ({result.name})"
@@ -261,50 +247,49 @@ def _own_rows(
         name += f", {result.data['mode']}" if result.data["mode"] != "ears" else ""
         weights = shelf.weights_of(result)
         if weights is None:
-            rows.append([name, "–", *["–"] * num_sizes, NOT_AT_HAND, *["–"] * (len(columns) - 1)])
+            rows.append(_absent(name, columns, dashes))
             continue
+        size = weights.size
         sizes = [
-            _plain(None if weights.parameters is None else weights.parameters / 1e6, 1),
-            _plain(weights.gflops, 2),
-            _plain(weights.gflops_full, 1),
-            _plain(weights.seconds, 2),
+            _plain(None if size.parameters is None else size.parameters / 1e6, 1),
+            _plain(size.gflops, 2),
+            _plain(size.gflops_full, 1),
+            _plain(size.seconds, 2),
         ]
         cells = [_cell(column, result.value(column)) for column in columns]
         rows.append([name, str(result.data["num_clips"]), *(sizes if sized else []), *cells])
     return rows
 
 
+def _absent(name: str, columns: Sequence[str], sizes: Sequence[str]) -> list[str]:
+    return [name, "–", *sizes, NOT_AT_HAND, *["–"] * (len(columns) - 1)]
+
+
 def _footnotes(shelf: Shelf, kinds: Sequence[str]) -> str:
     """Name the embedders and judges of the rows, with the judges' warnings."""
     lines = []
     for result in shelf.of(kinds):
-        if shelf.weights_of(result) is None:
-            continue
-        words = [
-            f"{key} {result.data[key]['name']} ({result.data[key]['sha256'][:12]}…)"
-            for key in ("embedder", "localizer")
-            if key in result.data
-        ]
-        warning = result.data.get("localizer", {}).get("warning")
-        words += [f"**{warning}**"] if warning else []
-        if words:
-            lines.append(f"- {result.name}: {', '.join(words)}")
-    return "".join(f"\n{line}" for line in (["", *lines] if lines else []))
+        facts = [result.data[key] | {"role": key} for key in ("embedder", "localizer") if key in result.data]
+        if facts and shelf.weights_of(result) is not None:
+            words = [f"{own['role']} {own['name']} ({own['sha256'][:12]}…)" for own in facts]
+            words += [f"**{own['warning']}**" for own in facts if own.get("warning")]
+            lines.append(f"\n- {result.name}: {', '.join(words)}")
+    return "".join(["\n", *lines]) if lines else ""
 
 
 def _heads(columns: Sequence[str]) -> list[str]:
     return [HEADS[name] for name in columns]
 
 
-def _cells(columns: Sequence[str], values: Sequence[float | None]) -> list[str]:
-    return [_cell(name, value) for name, value in zip(columns, values, strict=True)]
+def _printed(columns: Sequence[str], values: Sequence[float | None]) -> list[str]:
+    """Write what the paper prints; it has nothing for our last columns."""
+    return [_cell(name, value) for name, value in zip_longest(columns, values)]
 
 
 def _cell(name: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    scale, digits = (100.0, 1) if name == "azimuth_accuracy" else (1.0, DIGITS.get(name, 2))
-    return f"{scale * value:.{digits}f}"
+    if name == "azimuth_accuracy" and value is not None:
+        return f"{100 * value:.1f}"
+    return _plain(value, DIGITS.get(name, 2))
 
 
 def _plain(value: float | None, digits: int = 0) -> str:

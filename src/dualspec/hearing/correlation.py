@@ -56,15 +56,7 @@ def _smooth(spectrum: Tensor, width: int) -> Tensor:
 
 
 def band_spectra(flat: Tensor, sample_rate: int, band_hz: tuple[float, float]) -> BandSpectra:
-    """Transform clips and cut out one band.
-
-    Args:
-        flat: (N, 2, S) float64, channel 0 left.
-        sample_rate: Hz.
-        band_hz: edges of the band, Hz, below half of the sample rate; neighbouring bands share no frequency.
-
-    Returns:
-        The band's spectra.
+    """Transform clips (N, 2, S), float64, channel 0 left, and cut out one band; neighbouring bands share no frequency.
 
     Raises:
         ValueError: the band lies between two frequencies of the transform.

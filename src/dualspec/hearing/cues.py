@@ -25,6 +25,8 @@ from dualspec.hearing.correlation import MAX_LAG_S, BandSpectra, band_spectra, h
 if TYPE_CHECKING:
     from dualspec.audio.hrir import HrirMethod, HrirSet
 
+CUES = ("itd_us", "ild_db", "coherence", "audible", "timed")
+"""What `InterauralCues` holds, in its order."""
 TIMING_BAND_HZ = (150.0, 1200.0)
 """Band in which ITD and coherence are measured."""
 FINE_STRUCTURE_LIMIT_HZ = 1500.0
@@ -37,16 +39,11 @@ SILENCE_POWER = 1e-10
 class InterauralCues:
     """Cues of each clip (...) or of each band of each clip (..., K), float64; NaN where a mask says there are none."""
 
-    itd_us: Tensor
-    """Arrival at the left ear minus arrival at the right ear, microseconds: negative = left first."""
-    ild_db: Tensor
-    """Level of the left ear minus level of the right ear, dB: positive = left louder."""
-    coherence: Tensor
-    """Highest normalised cross-correlation within 1 ms, 0 to 1."""
-    audible: Tensor
-    """Bool: both ears hold sound, so there is an ILD."""
-    timed: Tensor
-    """Bool: both ears hold sound where waves can be timed, so there is an ITD."""
+    itd_us: Tensor  # arrival at the left ear minus arrival at the right ear, microseconds: negative = left first
+    ild_db: Tensor  # level of the left ear minus level of the right ear, dB: positive = left louder
+    coherence: Tensor  # highest normalised cross-correlation within 1 ms, 0 to 1
+    audible: Tensor  # bool: both ears hold sound, so there is an ILD
+    timed: Tensor  # bool: both ears hold sound where waves can be timed, so there is an ITD
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,19 +51,12 @@ class CueErrors:
     """Absolute differences of cues, same shapes, float64; NaN where either side has no such cue."""
 
     itd_error_us: Tensor
-    """Microseconds."""
     ild_error_db: Tensor
-    """dB."""
     coherence_error: Tensor
-    """Absolute difference of coherences, 0 to 1."""
 
 
 def interaural_cues(
-    waveform: Tensor,
-    sample_rate: int,
-    *,
-    band_hz: tuple[float, float] = TIMING_BAND_HZ,
-    allow_silent: bool = False,
+    waveform: Tensor, sample_rate: int, *, band_hz: tuple[float, float] = TIMING_BAND_HZ, allow_silent: bool = False
 ) -> InterauralCues:
     """Measure ITD and coherence in one band, and the broadband ILD.
 
@@ -85,8 +75,11 @@ def interaural_cues(
     flat, lead = _flatten(waveform, sample_rate, [band_hz])
     power = flat.square().mean(-1)
     audible = (power >= SILENCE_POWER).all(-1)
-    if not allow_silent:
-        _refuse_silence(audible)
+    if not (allow_silent or bool(audible.all())):
+        raise ValueError(
+            f"waveform must be audible in both ears (above -100 dB), got silence in clip "
+            f"{int((~audible).nonzero()[0])} of {len(audible)}; leave silent clips out"
+        )
     view = band_spectra(flat, sample_rate, band_hz)
     timed = audible & view.present
     limit = torch.full((len(flat),), MAX_LAG_S, dtype=torch.float64, device=flat.device)
@@ -101,66 +94,8 @@ def interaural_cues(
     return _reshape(cues, lead)
 
 
-def itd_us(waveform: Tensor, sample_rate: int, *, band_hz: tuple[float, float] = TIMING_BAND_HZ) -> Tensor:
-    """Measure the interaural time difference.
-
-    Args:
-        waveform: (..., 2, S), channel 0 left, in [-1, 1].
-        sample_rate: Hz.
-        band_hz: edges of the band, Hz.
-
-    Returns:
-        (...) float64, microseconds, in ±1000; negative = left ear first; NaN where the band holds no sound.
-
-    Raises:
-        ValueError: as `interaural_cues`.
-    """
-    return interaural_cues(waveform, sample_rate, band_hz=band_hz).itd_us
-
-
-def ild_db(waveform: Tensor) -> Tensor:
-    """Measure the broadband interaural level difference.
-
-    Args:
-        waveform: (..., 2, S), channel 0 left, in [-1, 1].
-
-    Returns:
-        (...) float64, dB, positive = left louder.
-
-    Raises:
-        ValueError: the waveform must have two finite ears, both audible.
-    """
-    flat, lead = _flatten(waveform)
-    power = flat.square().mean(-1)
-    _refuse_silence((power >= SILENCE_POWER).all(-1))
-    return (10.0 * (power[:, LEFT] / power[:, RIGHT]).log10()).reshape(lead)
-
-
-def coherence(waveform: Tensor, sample_rate: int, *, band_hz: tuple[float, float] = TIMING_BAND_HZ) -> Tensor:
-    """Measure the interaural coherence: 1 for one source through one head, near 0 for unrelated ears.
-
-    Args:
-        waveform: (..., 2, S), channel 0 left, in [-1, 1].
-        sample_rate: Hz.
-        band_hz: edges of the band, Hz.
-
-    Returns:
-        (...) float64, 0 to 1; NaN where the band holds no sound.
-
-    Raises:
-        ValueError: as `interaural_cues`.
-    """
-    return interaural_cues(waveform, sample_rate, band_hz=band_hz).coherence
-
-
 def audible(waveform: Tensor) -> Tensor:
-    """Tell the clips that can be judged from those with a silent ear.
-
-    Args:
-        waveform: (..., 2, S), channel 0 left, in [-1, 1].
-
-    Returns:
-        (...) bool: both ears are above -100 dB re full scale.
+    """Tell which clips (..., 2, S), in [-1, 1], can be judged: (...) bool, both ears are above -100 dB re full scale.
 
     Raises:
         ValueError: the waveform must have two finite ears.
@@ -170,15 +105,7 @@ def audible(waveform: Tensor) -> Tensor:
 
 
 def erb_edges_hz(low_hz: float = 100.0, high_hz: float = 7500.0, num_bands: int = 24) -> tuple[float, ...]:
-    """Divide a range into bands of equal width on the ear's own (ERB-rate) scale.
-
-    Args:
-        low_hz: lowest edge, Hz.
-        high_hz: highest edge, Hz.
-        num_bands: number of bands K.
-
-    Returns:
-        K + 1 ascending edges, Hz.
+    """Divide a range into K bands of equal width on the ear's own (ERB-rate) scale; return K + 1 ascending edges, Hz.
 
     Raises:
         ValueError: unless 0 < low_hz < high_hz and there is at least one band.
@@ -199,19 +126,11 @@ def erb_edges_hz(low_hz: float = 100.0, high_hz: float = 7500.0, num_bands: int 
 def band_cues(
     waveform: Tensor, sample_rate: int, *, edges_hz: Sequence[float] | None = None, allow_silent: bool = False
 ) -> InterauralCues:
-    """Measure the cues band by band.
+    """Measure the cues (..., K) of clips (..., 2, S), channel 0 left, band by band.
 
     A narrow band's correlation has several equal peaks; the one within half a period of the broadband ITD is taken.
-    Bands centred above 1500 Hz have no ITD.
-
-    Args:
-        waveform: (..., 2, S), channel 0 left, in [-1, 1].
-        sample_rate: Hz.
-        edges_hz: K + 1 ascending band edges, Hz; None for 24 ERB bands from 100 Hz up.
-        allow_silent: as in `interaural_cues`.
-
-    Returns:
-        Cues of shape (..., K); a band that holds less than a millionth of an ear's power has none.
+    Bands centred above 1500 Hz have no ITD; a band that holds less than a millionth of an ear's power has no cues. The
+    K + 1 edges ascend; None stands for 24 ERB bands from 100 Hz up.
 
     Raises:
         ValueError: as `interaural_cues`; edges must ascend, and each band must hold a frequency of the transform.
@@ -224,63 +143,25 @@ def band_cues(
     centre_s = torch.where(whole.timed, whole.itd_us, 0.0) * 1e-6
     columns = [_one_band(flat, sample_rate, band, whole.audible, centre_s) for band in bands]
     joined = (torch.stack(column, dim=-1) for column in zip(*columns, strict=True))
-    names = ("itd_us", "ild_db", "coherence", "audible", "timed")
-    return _reshape(InterauralCues(**dict(zip(names, joined, strict=True))), (*lead, len(bands)))
+    return _reshape(InterauralCues(**dict(zip(CUES, joined, strict=True))), (*lead, len(bands)))
 
 
 def target_cues(
-    hrir_set: HrirSet,
-    azimuths_deg: Tensor | Sequence[float],
-    *,
-    source: Tensor | None = None,
-    method: HrirMethod = "nearest",
-    tolerance_deg: float = 1.0,
-    edges_hz: Sequence[float] | None = None,
+    hrir_set: HrirSet, azimuths_deg: Tensor | Sequence[float], *, method: HrirMethod = "nearest"
 ) -> InterauralCues:
-    """Measure the cues that a head gives to a source, to compare with what is heard.
+    """Measure the cues (N,) that a head gives to a source with a flat spectrum at the azimuths (N,), degrees.
 
-    Args:
-        hrir_set: the head.
-        azimuths_deg: directions, (N,), degrees.
-        source: mono sound, (S,) for all directions or (N, S) one for each, at the set's sample rate; None for a
-            source with a flat spectrum. Level and delay of a head vary with frequency, so the source matters.
-        method: how directions between measured ones are served, see `HrirSet.at`.
-        tolerance_deg: largest distance to a measured direction, degrees ("nearest" only).
-        edges_hz: K + 1 ascending band edges, Hz, for cues band by band; None for the broadband cues.
-
-    Returns:
-        Cues of shape (N,), or (N, K) by bands.
+    Level and delay of a head vary with frequency: for another sound, measure that sound rendered, or see
+    `proof.HeadCues.targets`.
 
     Raises:
-        ValueError: a direction is not in the set, or the source is silent or of the wrong shape.
+        ValueError: a direction is not in the set; `HrirSet.at` says how directions between measured ones are served.
     """
-    pairs = hrir_set.at(azimuths_deg, method=method, tolerance_deg=tolerance_deg)
-    if source is not None:
-        from dualspec.audio.binaural import render  # here, so that judging a generated clip needs no renderer
-
-        if source.ndim == 1:
-            source = source.expand(len(pairs), -1)
-        if source.ndim != 2 or len(source) != len(pairs):
-            raise ValueError(
-                f"source must be mono with shape (S,) or ({len(pairs)}, S), got {tuple(source.shape)}; "
-                "give one sound for each direction"
-            )
-        pairs = render(source.double(), pairs.to(source.device))
-    if edges_hz is not None:
-        return band_cues(pairs, hrir_set.sample_rate, edges_hz=edges_hz)
-    return interaural_cues(pairs, hrir_set.sample_rate)
+    return interaural_cues(hrir_set.at(azimuths_deg, method=method), hrir_set.sample_rate)
 
 
 def cue_errors(reference: InterauralCues, estimate: InterauralCues) -> CueErrors:
-    """Compare cues.
-
-    Args:
-        reference: wanted cues, as from `target_cues`.
-        estimate: measured cues, of broadcastable shape.
-
-    Returns:
-        Absolute differences; NaN where either side has no such cue.
-    """
+    """Compare measured cues with wanted ones of broadcastable shape."""
     return CueErrors(
         itd_error_us=(estimate.itd_us - reference.itd_us).abs(),
         ild_error_db=(estimate.ild_db - reference.ild_db).abs(),
@@ -328,15 +209,6 @@ def _flatten(
                 "lower the band or use a higher rate"
             )
     return waveform.double().reshape(-1, 2, waveform.shape[-1]), waveform.shape[:-2]
-
-
-def _refuse_silence(heard: Tensor) -> None:
-    if not bool(heard.all()):
-        rows = (~heard).nonzero().flatten().tolist()
-        raise ValueError(
-            f"waveform must be audible in both ears (above -100 dB), got silence in clip {rows[0]} of {len(heard)}; "
-            "leave silent clips out"
-        )
 
 
 def _only(values: Tensor, mask: Tensor) -> Tensor:

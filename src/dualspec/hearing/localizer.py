@@ -20,31 +20,18 @@ PhaseInput = Literal["ears", "interaural"]
 class LocalizerConfig:
     """Sizes and input of the localizer; the defaults are decision 24."""
 
-    sample_rate: int = 16_000
-    """Hz; other rates are refused."""
-    stft: StftConfig = field(default_factory=StftConfig)
-    """Framing of both branches."""
-    num_sectors: int = NUM_SECTORS
-    """Number of azimuth classes on the circle."""
-    phase_input: PhaseInput = "ears"
-    """Phase branch: cosine and sine of each ear's phase, or of their difference (which knows no common phase)."""
-    branch_channels: tuple[int, int, int] = (32, 64, 64)
-    """Channels of the three convolutions of each branch; the frequency axis halves in each."""
-    fused_channels: int = 128
-    """Channels of the convolution after the branches are joined; halves the frequency axis once more."""
-    hidden_features: tuple[int, int] = (512, 512)
-    """Widths of the two fully connected layers before the class scores."""
-    time_stride: int = 1
-    """Step of each branch's first convolution along the frames; 2 halves the work."""
-    frame_range_db: float = 60.0
-    """Frames this far below the clip's loudest one count as silence and are left out, dB."""
+    sample_rate: int = 16_000  # Hz; other rates are refused
+    stft: StftConfig = field(default_factory=StftConfig)  # framing of both branches
+    num_sectors: int = NUM_SECTORS  # azimuth classes on the circle
+    phase_input: PhaseInput = "ears"  # cosine and sine of each ear's phase, or of their difference ("interaural")
+    branch_channels: tuple[int, int, int] = (32, 64, 64)  # of each branch's convolutions; frequency halves in each
+    fused_channels: int = 128  # of the convolution after the branches are joined; frequency halves once more
+    hidden_features: tuple[int, int] = (512, 512)  # widths of the two fully connected layers before the class scores
+    time_stride: int = 1  # step of each branch's first convolution along the frames; 2 halves the work
+    frame_range_db: float = 60.0  # frames this far below the clip's loudest one count as silence and are left out
 
     def __post_init__(self) -> None:
-        """Check the sizes.
-
-        Raises:
-            ValueError: when a field breaks its rule.
-        """
+        """Refuse sizes that break their rule."""
         sizes = (*self.branch_channels, self.fused_channels, *self.hidden_features, self.sample_rate, self.time_stride)
         if min(sizes) < 1 or self.num_sectors < 2:
             raise ValueError(
@@ -74,14 +61,10 @@ class LocalizerConfig:
 class LocalizerResult:
     """What the localizer heard in each of B clips; degrees counter-clockwise, 0 front, 90 left."""
 
-    azimuth_deg: Tensor
-    """(B,) centre of the most probable sector; the paper's estimate."""
-    expectation_deg: Tensor
-    """(B,) direction of the mean of all sectors' unit vectors, weighted by probability."""
-    confidence: Tensor
-    """(B,) probability of the most probable sector."""
-    probabilities: Tensor
-    """(B, num_sectors), sum 1; sector 0 is the front."""
+    azimuth_deg: Tensor  # (B,) centre of the most probable sector; the paper's estimate
+    expectation_deg: Tensor  # (B,) direction of the mean of all sectors' unit vectors, weighted by probability
+    confidence: Tensor  # (B,) probability of the most probable sector
+    probabilities: Tensor  # (B, num_sectors), sum 1; sector 0 is the front
 
 
 class Localizer(nn.Module):
@@ -90,15 +73,12 @@ class Localizer(nn.Module):
     Two branches of three convolutions, joined on the channel axis, one more convolution, the mean over the frames that
     hold sound, three fully connected layers. Paper section IV, Fig. 3; there the time axis is flattened, here it is
     averaged, so that clips of any length can be judged.
-
-    Args:
-        config: sizes and input.
     """
 
     def __init__(self, config: LocalizerConfig | None = None) -> None:
         """Build the layers."""
         super().__init__()
-        self.config = config = LocalizerConfig() if config is None else config
+        self.config = config = config or LocalizerConfig()
         self.magnitude_branch = _branch(2, config.branch_channels, config.time_stride)
         self.phase_branch = _branch(config.num_phase_channels, config.branch_channels, config.time_stride)
         self.fusion = _convolution(2 * config.branch_channels[-1], config.fused_channels)
@@ -114,10 +94,7 @@ class Localizer(nn.Module):
         )
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Score the sectors.
-
-        Args:
-            waveform: (B, 2, S), channel 0 left, in [-1, 1], at the config's sample rate; longer than half a frame.
+        """Score the sectors of clips (B, 2, S), channel 0 left, at the config's rate, longer than half a frame.
 
         Returns:
             Unnormalised log-probabilities (B, num_sectors). A silent clip gets scores, too, which mean nothing.
@@ -135,10 +112,7 @@ class Localizer(nn.Module):
         return self.classifier(pooled.flatten(1))
 
     def features(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the inputs of both branches.
-
-        Args:
-            waveform: (B, 2, S), channel 0 left.
+        """Compute the inputs of both branches from clips (B, 2, S), channel 0 left.
 
         Returns:
             Log-magnitudes (B, 2, T, F), natural, with the mean over both ears of the heard frames taken out (one number
@@ -192,18 +166,9 @@ class Localizer(nn.Module):
 
     @torch.inference_mode()
     def predict_long(self, waveform: Tensor, sample_rate: int, *, window_s: float = 10.24) -> LocalizerResult:
-        """Say where one recording of any length is: windows are judged one by one, their probabilities averaged.
+        """Say where one recording of any length is: windows are judged one by one, and weighed by their length.
 
-        Args:
-            waveform: (2, S), channel 0 left, in [-1, 1].
-            sample_rate: Hz, must be the config's.
-            window_s: length of a window, s; silent windows do not count.
-
-        Returns:
-            The result, B = 1.
-
-        Raises:
-            ValueError: as `predict`; the recording must last 50 ms.
+        Silent windows do not count. Arguments and errors are those of `predict`, for (2, S) that lasts 50 ms; B = 1.
         """
         shortest, window = round(0.05 * sample_rate), round(window_s * sample_rate)
         if waveform.ndim != 2 or waveform.shape[-1] < shortest:
@@ -211,21 +176,16 @@ class Localizer(nn.Module):
                 f"waveform must be (2, S), S at least {shortest}, got {tuple(waveform.shape)}; make it longer"
             )
         windows = [part for part in waveform.split(window, dim=-1) if part.shape[-1] >= shortest]
-        heard = [part for part in windows if bool(audible(part).all())]
-        results = [self.predict(part, sample_rate).probabilities for part in heard or windows[:1]]
-        return result_of(torch.cat(results).mean(0, keepdim=True).clamp(min=1e-30).log())
+        heard = [part for part in windows if bool(audible(part).all())] or windows[:1]
+        weighed = [part.shape[-1] * self.predict(part, sample_rate).probabilities for part in heard]
+        return result_of(torch.cat(weighed).sum(0, keepdim=True).clamp(min=1e-30).log())
 
 
 def result_of(logits: Tensor) -> LocalizerResult:
-    """Turn class scores into directions.
+    """Turn unnormalised log-probabilities (B, num_sectors) into directions.
 
-    Args:
-        logits: (B, num_sectors) unnormalised log-probabilities.
-
-    Returns:
-        Arg-max sector, circular expectation (the arg-max where the sectors balance out), confidence, probabilities.
-
-    Paper Eq. (22) takes the arg-max; the expectation is extra (decision 25).
+    Paper Eq. (22) takes the arg-max; the expectation, which is the arg-max where the sectors balance out, is extra
+    (decision 25).
     """
     probabilities = logits.double().softmax(-1)
     confidence, winner = probabilities.max(-1)

@@ -34,35 +34,27 @@ if TYPE_CHECKING:
 NO_ANSWER = "silent in at least one ear"
 _COARSEST_BIN_HZ = 4.0
 _TIED_DEG = 1e-6
+_ANSWERS = (
+    *("no_answer", "heard_deg", "confidence", "expectation_deg", "error_deg", "front_back_confused"),
+    *("itd_us", "ild_db", "coherence", "itd_error_us", "ild_error_db", "coherence_error"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadCues:
     """Cues that one head gives to sound from a ring of directions; degrees counter-clockwise, 90 left."""
 
-    name: str
-    """Short name of the head."""
-    licence: str
-    """Licence of the data that it comes from."""
-    sha256: str | None
-    """Of the SOFA file; None for a computed head."""
-    azimuths_deg: tuple[float, ...]
-    """(A,) ascending, degrees."""
-    itd_us: tuple[float, ...]
-    """(A,) for a flat spectrum, microseconds, negative = left first; it hardly depends on the sound."""
-    coherence: tuple[float, ...]
-    """(A,) for a flat spectrum, 0 to 1."""
-    edges_hz: tuple[float, ...]
-    """(K + 1,) ascending band edges, Hz."""
-    ild_db: tuple[tuple[float, ...], ...]
-    """(A, K) level of the left ear minus level of the right ear in each band, dB."""
+    name: str  # of the head, short
+    licence: str  # of the data that it comes from
+    sha256: str | None  # of the SOFA file; None for a computed head
+    azimuths_deg: tuple[float, ...]  # (A,) ascending, degrees
+    itd_us: tuple[float, ...]  # (A,) for a flat spectrum, negative = left first; it hardly depends on the sound
+    coherence: tuple[float, ...]  # (A,) for a flat spectrum, 0 to 1
+    edges_hz: tuple[float, ...]  # (K + 1,) ascending band edges, Hz
+    ild_db: tuple[tuple[float, ...], ...]  # (A, K) level of the left ear minus level of the right ear in each band, dB
 
     def __post_init__(self) -> None:
-        """Check that the tables fit.
-
-        Raises:
-            ValueError: when a table has another length or its axis does not ascend.
-        """
+        """Refuse tables of another length, and axes that do not ascend."""
         sizes = [len(self.itd_us), len(self.coherence), len(self.ild_db)]
         if not self.azimuths_deg or sizes != [len(self.azimuths_deg)] * 3:
             raise ValueError(f"tables must have one row per direction, got {len(self.azimuths_deg)} and {sizes}")
@@ -73,30 +65,15 @@ class HeadCues:
                 raise ValueError(f"{name} must ascend, got {getattr(self, name)}; sort it")
 
     def targets(self, waveform: Tensor, sample_rate: int, azimuths_deg: Sequence[float]) -> InterauralCues:
-        """Say which cues this head would give to the very sounds that clips hold.
-
-        Args:
-            waveform: (N, 2, S), channel 0 left.
-            sample_rate: Hz.
-            azimuths_deg: (N,) directions, degrees.
-
-        Returns:
-            Cues of shape (N,).
-        """
+        """Say which cues (N,) this head would give, at azimuths (N,), to the very sounds of clips (N, 2, S)."""
         return self.targets_of(band_powers(waveform, sample_rate, self.edges_hz).sum(-2), azimuths_deg)
 
     def targets_of(self, power: Tensor, azimuths_deg: Sequence[float]) -> InterauralCues:
-        """Say which cues this head would give to sounds of known spectra.
+        """Say which cues (N,) this head would give, at azimuths (N,), to sounds of known spectra.
 
-        In each band a head shares out the sound's power to the ears by its level difference there; the sum over the
-        bands is the broadband level difference. Between the stored directions all cues are interpolated linearly.
-
-        Args:
-            power: (N, K) energy in each band, both ears together, up to a factor; without sound there is no level.
-            azimuths_deg: (N,) directions, degrees.
-
-        Returns:
-            Cues of shape (N,).
+        In each band a head shares out the sound's power (N, K), of both ears together and up to a factor, by its level
+        difference there; the sum over the bands is the broadband level difference, and without sound there is none.
+        Between the stored directions all cues are interpolated linearly.
         """
         share = 1.0 / (1.0 + 10.0 ** (-0.1 * self._between(np.array(self.ild_db), azimuths_deg)))
         everywhere = torch.ones(len(power), dtype=torch.bool)
@@ -122,15 +99,9 @@ def band_edges_hz(sample_rate: int) -> tuple[float, ...]:
 def measure_head(
     hrir_set: HrirSet, *, sha256: str | None = None, azimuths_deg: Sequence[float] | None = None
 ) -> HeadCues:
-    """Measure the cues of a head in the bands of `band_edges_hz`.
+    """Measure the cues of a head in the bands of `band_edges_hz`, rounded to 0.01 µs, 0.001 dB and 0.0001.
 
-    Args:
-        hrir_set: the head, with directions at most 30 degrees apart.
-        sha256: of its SOFA file.
-        azimuths_deg: (A,) ascending, degrees; None takes the twelve of the grid.
-
-    Returns:
-        The cues, rounded to 0.01 µs, 0.001 dB and 0.0001.
+    Azimuths (A,) ascend; None takes the twelve of the grid. Between measured directions the responses are interpolated.
     """
     azimuths = sector_grid_deg() if azimuths_deg is None else tuple(azimuths_deg)
     flat = target_cues(hrir_set, azimuths, method="interpolate")
@@ -171,10 +142,7 @@ class DirectionJudge:
             None; a clip with a silent ear has no answer at all, and `no_answer` says why.
         """
         clip = resample(waveform, sample_rate, self.localizer.config.sample_rate)[None]
-        block: dict[str, Any] = {"asked_deg": asked_deg, "no_answer": None, "heard_deg": None, "confidence": None}
-        block |= {"expectation_deg": None, "error_deg": None, "front_back_confused": None}
-        block |= {"itd_us": None, "ild_db": None, "coherence": None}
-        block |= {"itd_error_us": None, "ild_error_db": None, "coherence_error": None}
+        block: dict[str, Any] = {"asked_deg": asked_deg} | dict.fromkeys(_ANSWERS)
         block |= {"localizer": self.facts, "target": {"name": self.target.name, "sha256": self.target.sha256}}
         if not bool(audible(clip)):
             return block | {"no_answer": NO_ANSWER}
@@ -195,13 +163,9 @@ class DirectionJudge:
 def placement_scores(
     localizer: Localizer, waveform: Tensor, sample_rate: int, asked_deg: Sequence[float]
 ) -> list[float | None]:
-    """Score how well clips are placed: the mean cosine between where each is heard and where it was asked for.
+    """Score how well clips (N, 2, S) are placed: the mean cosine between where each is heard and was asked for (N,).
 
-    Args:
-        localizer: who chooses; whoever reports afterwards must be another one.
-        waveform: (N, 2, S), channel 0 left, in [-1, 1].
-        sample_rate: Hz.
-        asked_deg: (N,) directions that were asked for, degrees.
+    The localizer chooses by it; whoever reports afterwards must be another one.
 
     Returns:
         For each clip the mean over the sectors, weighted by probability: 1 surely there, -1 surely opposite; None for a
@@ -222,12 +186,7 @@ def placement_scores(
 def front_back_confused(asked_deg: float, heard_deg: float) -> bool | None:
     """Say whether a direction was heard nearer to the front-back mirror image of what was asked for than to it.
 
-    Args:
-        asked_deg: degrees.
-        heard_deg: degrees.
-
-    Returns:
-        None where the asked direction lies on the axis through the ears, which has no front or back.
+    None where the asked direction lies on the axis through the ears, which has no front or back. Degrees.
     """
     mirrored = mirror_front_back_deg(asked_deg)
     if circular_error_deg(asked_deg, mirrored) < _TIED_DEG:

@@ -19,7 +19,7 @@ _PREDICTS = {
     "stabilityai/stable-diffusion-2-base": "epsilon",
     "stabilityai/stable-diffusion-2-1-base": "epsilon",
 }
-"""What the schedulers that TANGO may name say of their models; the pages themselves are gone (decision 12)."""
+"""What the schedulers that TANGO may name say of their models; the pages themselves are gone (decisions 12, 12c)."""
 _OF_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _TO_LATENT_DIFFUSION = (
     (r"^encoder\.down_blocks\.", "encoder.down."),
@@ -109,6 +109,6 @@ def tango_prediction_type(config: Mapping[str, Any], where: Path) -> str:
     if name not in _PREDICTS:
         raise ValueError(
             f"scheduler_name of {where}/main_config.json must be one of {', '.join(_PREDICTS)}, got {name!r}; "
-            "say by --prediction what the U-Net predicts"
+            "correct it there, or import it with --prediction"
         )
     return _PREDICTS[name]

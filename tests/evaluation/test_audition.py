@@ -7,8 +7,8 @@ import torch
 
 from dualspec.audio.azimuth import sector_grid_deg
 from dualspec.audio.hrir import spherical_head
-from dualspec.hearing.audition import CONDITIONS, _render, add_noise, audition, card, judge, score
-from dualspec.hearing.cues import coherence, ild_db, itd_us
+from dualspec.evaluation.audition import CONDITIONS, _render, add_noise, audition, card, judge, score
+from dualspec.hearing.cues import interaural_cues
 from dualspec.hearing.localizer import Localizer, LocalizerConfig
 
 RATE = 16_000
@@ -39,6 +39,8 @@ def test_scores_are_those_counted_by_hand() -> None:
     assert row.folded_within_30 == pytest.approx(4 / 5)
     assert row.mean_confidence == 0.5
     assert row.confusion[1][5] == row.confusion[9][0] == 1 and sum(map(sum, row.confusion)) == 5
+    sides = score(wanted[3:], wanted[3:], wanted[3:], head="h", role="training", condition="clean")
+    assert sides.front_back_rate is None and "| 0.00 | – | 100.00 |" in card([sides], {})
     with pytest.raises(ValueError, match="audible in both ears, got none"):
         score(found[:0], found[:0], wanted[:0], head="h", role="training", condition="clean")
 
@@ -49,11 +51,11 @@ def test_conditions_do_what_they_say() -> None:
         _render(recording(), head, name, RATE, generator)[LATERAL]
         for name in ("clean", "ears unrelated", "no delay", "opus 32 kbit/s")
     )
-    assert (coherence(clean, RATE) > 0.9).all() and (coherence(unrelated, RATE) < 0.4).all()
-    assert (itd_us(undelayed, RATE).abs() < 10).all()
-    for other in (unrelated, undelayed):  # within what is cut off at the clips' ends
-        assert torch.allclose(ild_db(other), ild_db(clean), atol=0.2)
-    assert torch.allclose(itd_us(opus, RATE), itd_us(clean, RATE), atol=120)
+    true, lost, still, coded = (interaural_cues(clips, RATE) for clips in (clean, unrelated, undelayed, opus))
+    assert (true.coherence > 0.9).all() and (lost.coherence < 0.4).all() and (still.itd_us.abs() < 10).all()
+    for other in (lost, still):  # within what is cut off at the clips' ends
+        assert torch.allclose(other.ild_db, true.ild_db, atol=0.2)
+    assert torch.allclose(coded.itd_us, true.itd_us, atol=120)
     added = add_noise(clean, 10.0, generator) - clean
     assert torch.allclose(clean.square().mean((1, 2)) / added.square().mean((1, 2)), torch.tensor(10.0), rtol=0.05)
 
@@ -67,7 +69,7 @@ def test_an_audition_has_a_row_for_every_head_and_condition(localizer: Localizer
     again = list(audition(localizer, clips, RATE, heads, collections=["a", "b", "b"]))
     assert rows == again
     text = card(rows, {"localizer": "tiny"})
-    assert text.startswith("- localizer: tiny\n") and text.count("| held out |") == 1
+    assert text.startswith("- localizer: tiny\n\n| head | it is |") and text.count("| held out |") == 1
     assert len([line for line in text.splitlines() if line.startswith("| spherical_head")]) == len(rows)
     assert text.count("| 330 |") == 2 * 1 + 2 * 1  # heading and last line of both confusion matrices
 

@@ -7,25 +7,19 @@ with noise, through a codec, and in ways that leave no direction, where it must 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dualspec.audio.azimuth import (
-    LEFT,
-    NUM_SECTORS,
-    RIGHT,
-    azimuth_class,
-    circular_error_deg,
-    mirror_front_back_deg,
-    sector_grid_deg,
-)
+from dualspec.audio.azimuth import LEFT, NUM_SECTORS, RIGHT, sector_grid_deg
 from dualspec.audio.binaural import normalize_peak, render_directions
 from dualspec.audio.hrir import HrirSet
 from dualspec.audio.waveform import code_and_decode
+from dualspec.evaluation import spatial_metrics
+from dualspec.evaluation.report import table
 from dualspec.features.stft import StftConfig, istft, stft
 from dualspec.hearing.cues import audible
 from dualspec.hearing.localizer import Localizer
@@ -44,66 +38,44 @@ class AuditionRow:
     """What a localizer made of the clips of one head in one condition; shares are in [0, 1]."""
 
     head: str
-    role: str
-    """"training", "held out", or what else the head or the clips are to this localizer."""
+    role: str  # "training", "held out", or what else the head or the clips are to this localizer
     condition: str
-    num_clips: int
-    """Clips judged: those with a silent ear are left out."""
-    azimuth_accuracy: float
-    """Share of clips whose sector is right; paper equation (21)."""
-    azimuth_mae_deg: float
-    """Mean circular error of the most probable sector; paper equation (22)."""
-    front_back_rate: float
-    """Share of clips off the ears' axis heard nearer to the mirror image than to the truth."""
-    side_accuracy: float
-    """Share of clips heard on the right side: left, right, or the median plane."""
-    folded_within_30: float
-    """Share of clips with an error of at most 30 degrees when front and back count as one."""
-    mean_confidence: float
-    """Mean probability of the most probable sector."""
-    confusion: tuple[tuple[int, ...], ...]
-    """Clips of each true sector (row) by sector heard (column)."""
+    num_clips: int  # judged; those with a silent ear are left out
+    azimuth_accuracy: float  # share of clips whose sector is right; paper equation (21)
+    azimuth_mae_deg: float  # mean circular error of the most probable sector; paper equation (22)
+    front_back_rate: (
+        float | None
+    )  # share of clips off the ears' axis heard nearer to the mirror image than to the truth
+    side_accuracy: float  # share of clips heard on the right side: left, right, or the median plane
+    folded_within_30: float  # share of clips with an error of at most 30 degrees when front and back count as one
+    mean_confidence: float  # mean probability of the most probable sector
+    confusion: tuple[tuple[int, ...], ...]  # clips of each true sector (row) by sector heard (column)
 
 
 def score(
     found_deg: Tensor, confidence: Tensor, wanted_deg: Tensor, *, head: str, role: str, condition: str
 ) -> AuditionRow:
-    """Compare what was heard with what was true.
-
-    Args:
-        found_deg: (N,) sector centres heard.
-        confidence: (N,) their probabilities.
-        wanted_deg: (N,) true sector centres.
-        head: name of the head.
-        role: what it is to the localizer.
-        condition: what was done to the clips.
-
-    Returns:
-        The row of a card.
+    """Compare sector centres heard (N,), with their probabilities (N,), with the true ones (N,).
 
     Raises:
         ValueError: there is no clip.
     """
     if not len(wanted_deg):
         raise ValueError("clips must be audible in both ears, got none that is; take other recordings")
-    found_deg, wanted_deg = found_deg.double().cpu(), wanted_deg.double().cpu()
-    error = circular_error_deg(wanted_deg, found_deg)
-    mirrored = circular_error_deg(mirror_front_back_deg(wanted_deg), found_deg)
-    off_axis = (wanted_deg % 180 - 90).abs() > 1e-6
-    cells = azimuth_class(wanted_deg) * NUM_SECTORS + azimuth_class(found_deg)
-    confusion = torch.bincount(cells, minlength=NUM_SECTORS**2).view(NUM_SECTORS, NUM_SECTORS)
+    wanted, found = wanted_deg.double().cpu(), found_deg.double().cpu()
+    mirrored = spatial_metrics.front_back_rate(wanted, found)
     return AuditionRow(
         head=head,
         role=role,
         condition=condition,
-        num_clips=len(wanted_deg),
-        azimuth_accuracy=_mean(error < 1e-6),
-        azimuth_mae_deg=_mean(error),
-        front_back_rate=_mean((mirrored < error)[off_axis]) if bool(off_axis.any()) else 0.0,
-        side_accuracy=_mean(_side(wanted_deg) == _side(found_deg)),
-        folded_within_30=_mean(torch.minimum(error, mirrored) <= 30 + 1e-6),
+        num_clips=len(wanted),
+        azimuth_accuracy=spatial_metrics.azimuth_accuracy(wanted, found),
+        azimuth_mae_deg=spatial_metrics.azimuth_mae_deg(wanted, found),
+        front_back_rate=None if mirrored != mirrored else mirrored,
+        side_accuracy=_mean(_side(wanted) == _side(found)),
+        folded_within_30=_mean(spatial_metrics.folded_error_deg(wanted, found) <= 30 + 1e-6),
         mean_confidence=_mean(confidence),
-        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        confusion=tuple(map(tuple, spatial_metrics.confusion_matrix(wanted, found).tolist())),
     )
 
 
@@ -137,9 +109,6 @@ def audition(
         collections: name of each recording's collection (N,); adds a clean row for each if there are several.
         seed: of the noise.
         batch_size: recordings at once, each at 12 directions.
-
-    Yields:
-        One row after another.
     """
     for position, (role, hrir_set) in enumerate(heads):
         for condition in CONDITIONS if position == 0 else CONDITIONS[:1]:
@@ -200,34 +169,27 @@ def _unrelated(clips: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def card(rows: Sequence[AuditionRow], facts: dict[str, Any]) -> str:
-    """Write the rows as Markdown: facts, one table, and the confusion matrix of the first row and of a held-out head.
-
-    Args:
-        rows: of `audition`, or of `score`.
-        facts: what stands above the table, by name.
-    """
-    lines = [f"- {name}: {value}" for name, value in facts.items()]
-    lines += [
-        "",
-        "| head | it is | condition | clips | accuracy % | MAE ° | front/back % | left/middle/right % "
-        "| folded error ≤ 30° % | confidence |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    percent: Callable[[float], str] = lambda share: f"{100 * share:.2f}"  # noqa: E731
-    for row in rows:
-        lines.append(
-            f"| {row.head} | {row.role} | {row.condition} | {row.num_clips} | {percent(row.azimuth_accuracy)} "
-            f"| {row.azimuth_mae_deg:.2f} | {percent(row.front_back_rate)} | {percent(row.side_accuracy)} "
-            f"| {percent(row.folded_within_30)} | {row.mean_confidence:.2f} |"
-        )
+    """Write rows as Markdown: the facts, one table, and confusion matrices of the first head and of held-out ones."""
+    heads = ["head", "it is", "condition", "clips", "accuracy %", "MAE °", "front/back %", "left/middle/right %"]
+    blocks = ["\n".join(f"- {name}: {value}" for name, value in facts.items())]
+    blocks.append(table([*heads, "folded error ≤ 30° %", "confidence"], [_cells(row) for row in rows]))
     clean = [row for row in rows if row.condition == "clean"]
+    azimuths = [f"{angle:.0f}" for angle in sector_grid_deg()]
     for row in clean[:1] + [row for row in clean if row.role == "held out"]:
-        lines += ["", f"True azimuth (rows) and azimuth heard, {row.head}, {row.role}, clean:", ""]
-        lines.append("| | " + " | ".join(f"{angle:.0f}" for angle in sector_grid_deg()) + " |")
-        lines.append("|---" * (NUM_SECTORS + 1) + "|")
-        for angle, counts in zip(sector_grid_deg(), row.confusion, strict=True):
-            lines.append(f"| {angle:.0f} | " + " | ".join(str(count or "") for count in counts) + " |")
-    return "\n".join(lines) + "\n"
+        blocks.append(f"True azimuth (rows) and azimuth heard, {row.head}, {row.role}, clean:")
+        counts = [
+            [name, *(str(count or "") for count in own)] for name, own in zip(azimuths, row.confusion, strict=True)
+        ]
+        blocks.append(table(["", *azimuths], counts))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _cells(row: AuditionRow) -> list[str]:
+    shares = (row.front_back_rate, row.side_accuracy, row.folded_within_30)
+    percent = ["–" if share is None else f"{100 * share:.2f}" for share in shares]
+    first = [row.head, row.role, row.condition, str(row.num_clips)]
+    errors = [f"{100 * row.azimuth_accuracy:.2f}", f"{row.azimuth_mae_deg:.2f}"]
+    return [*first, *errors, *percent, f"{row.mean_confidence:.2f}"]
 
 
 def _side(angle_deg: Tensor) -> Tensor:
