@@ -92,6 +92,9 @@ def assemble(
         Path | None,
         typer.Option(help="Head (SOFA) of the training clips: its cues become the target of the proof of direction."),
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="What it was trained on (`dualspec prepare`): the page suggests its labels.")
+    ] = None,
 ) -> None:
     """Put trained parts together into a model folder for `dualspec generate --model`."""
     from dualspec.cli.training import read_pairs
@@ -108,7 +111,16 @@ def assemble(
 
     dtype = torch.float16 if export == "fp16" else torch.float32
     head = read_head_cues(hrir) if hrir is not None else None
-    assemble_folder(output, sources, settings=settings or (), dtype=dtype, head=head)
+    events: list[str] = []
+    if data is not None:
+        from collections import Counter
+
+        from dualspec.data.manifest import read_manifest
+
+        events = [
+            label for label, _ in Counter(r.labels[0] for r in read_manifest(data) if r.split == "train").most_common()
+        ]
+    assemble_folder(output, sources, settings=settings or (), dtype=dtype, head=head, events=events)
     print(f"{output}: {', '.join(sorted(sources))}")
 
 
