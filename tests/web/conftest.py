@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import torch
 
 pytest.importorskip("fastapi", reason="the page needs the extra 'web'")
 
+from dualspec.audio.azimuth import sector_grid_deg
 from dualspec.audio.waveform import write_waveform
 from dualspec.diffusion.sampler import SamplingConfig
 from dualspec.generation import WrittenClip
@@ -26,14 +27,15 @@ from dualspec.web.serving import build_server
 from dualspec.web.settings import Settings
 
 RATE = 16_000
+SAMPLES = 8_000
 
 
 class FakeStudio:
     """Makes a tiny sound at once, or step by step as a test lets it."""
 
-    events = ("dog bark", "rain")
+    events = ("dog bark", "rain", "helicopter")
     variants = ({"name": "dualspec", "loaded": True},)
-    heads = ({"name": "sphere", "licence": "computed"},)
+    heads = ({"name": "sphere", "licence": "computed"}, {"name": "other", "licence": "CC0"})
 
     def __init__(self) -> None:
         self.go = threading.Event()  # no step is done before it is set
@@ -43,7 +45,12 @@ class FakeStudio:
         self.fail: Exception | None = None
 
     def about(self) -> dict[str, Any]:
-        return {"variant": "dualspec"}
+        directions = [
+            {"azimuth_deg": azimuth, "clock": f"{12 - azimuth / 30:g} o'clock", "general": f"at {azimuth:g}"}
+            for azimuth in sector_grid_deg()
+        ]
+        defaults = {"num_inference_steps": 4, "guidance_scale": 3.0, "duration_s": 0.5}
+        return {"variant": "dualspec", "judge": {"name": "fake"}, "directions": directions, **defaults}
 
     def sampling(self, order: Any) -> SamplingConfig:
         return SamplingConfig(num_inference_steps=order.num_inference_steps or 4)
@@ -60,22 +67,26 @@ class FakeStudio:
             if self.fail is not None:
                 raise self.fail
             path = folder / f"clip-seed{order.seed + index}.wav"
-            write_waveform(path, torch.full((2, 160), 0.25), RATE)
+            write_waveform(path, 0.25 * torch.ones(2, SAMPLES), RATE)
             azimuth = {"azimuth_deg": parsed.azimuth.azimuth_deg}
-            proof = {"asked_deg": azimuth["azimuth_deg"], "heard_deg": 90.0, "localizer": {}, "target": {}}
+            proof = {"heard_deg": 90.0, "confidence": 0.9, "itd_us": -700.0, "ild_db": 8.0, "no_answer": None}
+            proof |= {"front_back_confused": None, "localizer": {}, "target": {}}
             record = {"prompt": prompt, "seed": order.seed + index, "azimuth": azimuth, "gain_db": 0.0}
-            record |= {"num_samples": 160, "sample_rate": RATE, "direction": proof}
+            record |= {"num_samples": SAMPLES, "sample_rate": RATE, "direction": proof}
             yield WrittenClip(path=path, record=record, replaced=False)
 
     def picture(self, clip: WrittenClip) -> bytes:
         return b"\x89PNG of " + clip.path.name.encode()
 
     def localize(self, recording: Path) -> dict[str, Any]:
-        raise ValueError(f"{recording} must have two channels, got 1; it had {recording.stat().st_size} bytes")
+        if recording.stat().st_size < 100:
+            raise ValueError(f"{recording} must have two channels, got 1")
+        shares = [1.0 if sector == 3 else 0.0 for sector in range(12)]
+        return {"azimuth_deg": 90.0, "expectation_deg": 90.0, "confidence": 1.0, "probabilities": shares}
 
     def spatialize(self, recording: Path, azimuth_deg: float, head: str) -> bytes:
         self.go.wait(30)
-        return f"{azimuth_deg:g} {head} {recording.stat().st_size}".encode()
+        return recording.read_bytes()
 
 
 class Answer(NamedTuple):
@@ -124,10 +135,10 @@ class Running(NamedTuple):
 
     def over(self, path: str) -> dict[str, Any]:
         """Wait until a job is over."""
-        return wait_for(lambda: (job := self.ask("GET", path).json)["expires_in_s"] is not None and job)
+        return _wait_for(lambda: (job := self.ask("GET", path).json)["expires_in_s"] is not None and job)
 
 
-def wait_for(question: Callable[[], Any], seconds: float = 20.0) -> Any:
+def _wait_for(question: Callable[[], Any], seconds: float = 20.0) -> Any:
     """Ask again and again until the answer is true, and return it."""
     end = time.monotonic() + seconds
     while not (answer := question()):
@@ -137,32 +148,38 @@ def wait_for(question: Callable[[], Any], seconds: float = 20.0) -> Any:
 
 
 @pytest.fixture
+def wait_for() -> Callable[..., Any]:
+    """A function that asks again and again until the answer is true, and returns it."""
+    return _wait_for
+
+
+@contextmanager
+def running(settings: Settings, root: Path) -> Iterator[Running]:
+    studio = FakeStudio()
+    app = create_app(studio, settings, root)  # type: ignore[arg-type]
+    server = build_server(app)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+        thread.start()
+        try:
+            _wait_for(lambda: server.started)
+            yield Running(listener.getsockname()[1], studio, root, app)
+        finally:
+            studio.go.set()
+            server.should_exit = True
+            thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """A function that starts a service with given settings."""
-    opened = []
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(running(Settings(**settings), tmp_path))
 
-    @contextmanager
-    def service(settings: Settings) -> Iterator[Running]:
-        studio = FakeStudio()
-        app = create_app(studio, settings, tmp_path)  # type: ignore[arg-type]
-        server = build_server(app)
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
-            thread.start()
-            try:
-                wait_for(lambda: server.started)
-                yield Running(listener.getsockname()[1], studio, tmp_path, app)
-            finally:
-                studio.go.set()
-                server.should_exit = True
-                thread.join(20)
-        assert not thread.is_alive()
 
-    def begin(**settings: Any) -> Running:
-        context = service(Settings(**settings))
-        opened.append(context)
-        return context.__enter__()
-
-    yield begin
-    for context in opened:
-        context.__exit__(None, None, None)
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service with the usual settings, for all tests of a file."""
+    with running(Settings(), tmp_path_factory.mktemp("plain")) as service:
+        yield service

@@ -272,6 +272,7 @@ def create_app(studio: Studio, settings: Settings, root: Path) -> FastAPI:
 
     # The usual pages for reading OpenAPI load scripts from other hosts: both are off.
     app = FastAPI(title="dualspec", version=dualspec.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.router.redirect_slashes = False
     app.state.service = service
     app.add_middleware(Guard, settings=settings, is_draining=lambda: service.jobs.draining)
     app.add_exception_handler(RequestValidationError, _say_what_is_wrong)
@@ -302,8 +303,8 @@ async def _say_what_is_wrong(request: Request, error: Any) -> JSONResponse:
 
 
 async def _say_in_one_line(request: Request, error: Any) -> JSONResponse:
-    line = " ".join(str(error.detail).split())
-    field = line.partition(" ")[0] if error.status_code == 422 else None
+    line = "body must be JSON" if error.status_code == 400 else " ".join(str(error.detail).split())
+    field = line.partition(" ")[0] if error.status_code in (400, 422) else None
     return JSONResponse({"error": line, "field": field}, error.status_code, error.headers)
 
 
