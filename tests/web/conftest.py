@@ -172,6 +172,11 @@ def running(settings: Settings, root: Path) -> Iterator[Running]:
 
 
 @pytest.fixture
+def fake_studio() -> FakeStudio:
+    return FakeStudio()
+
+
+@pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """A function that starts a service with given settings."""
     with ExitStack() as stack:

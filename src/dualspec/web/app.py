@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 import dualspec
 from dualspec.generation import WrittenClip
@@ -41,6 +42,7 @@ _RULES = {
     "missing": "must be given",
     "json_invalid": "must be JSON",
     "extra_forbidden": "must be left out, there is no such field",
+    "model_attributes_type": "must be a JSON object, sent as application/json",
 }
 
 
@@ -65,9 +67,8 @@ class Service:
             HTTPException: too many uploads are at work (503), or the recording cannot be used (422).
         """
         if self._uploads >= self.settings.uploads:
-            raise HTTPException(
-                503, f"uploads must be {self.settings.uploads} at a time, got more", {"retry-after": "5"}
-            )
+            words = f"uploads must be at most {self.settings.uploads} at a time, got one more; try again later"
+            raise HTTPException(503, words, {"retry-after": "5"})
         self._uploads += 1
         path = self.root / f"upload-{secrets.token_hex(16)}"
         try:
@@ -77,6 +78,8 @@ class Service:
             return await self.aside(work, path, *arguments)
         except ValueError as error:
             raise HTTPException(422, str(error).replace(str(path), "recording")) from error
+        except ClientDisconnect as error:
+            raise HTTPException(400, "body must arrive whole, got the end of the connection") from error
         finally:
             self._uploads -= 1
             path.unlink(missing_ok=True)
@@ -303,7 +306,7 @@ async def _say_what_is_wrong(request: Request, error: Any) -> JSONResponse:
 
 
 async def _say_in_one_line(request: Request, error: Any) -> JSONResponse:
-    line = "body must be JSON" if error.status_code == 400 else " ".join(str(error.detail).split())
+    line = " ".join(str(error.detail).split()).replace("There was an error parsing the body", "body must be JSON")
     field = line.partition(" ")[0] if error.status_code in (400, 422) else None
     return JSONResponse({"error": line, "field": field}, error.status_code, error.headers)
 

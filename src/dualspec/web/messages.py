@@ -14,11 +14,16 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 Words = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
 Degrees = Annotated[float, Field(ge=0, lt=360, allow_inf_nan=False)]
 
+_EITHER: Any = [
+    {"required": ["azimuth_deg"], "properties": {"azimuth_deg": {"type": "number"}, "location": {"type": "null"}}},
+    {"required": ["location"], "properties": {"location": {"type": "string"}, "azimuth_deg": {"type": "null"}}},
+]
+
 
 class Order(BaseModel):
     """What to generate, and where it is heard: one of `azimuth_deg` and `location`; null is the model's own choice."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, json_schema_extra={"oneOf": _EITHER})
 
     event: Words = Field(description="What sounds.", examples=["dog bark"])
     azimuth_deg: Degrees | None = Field(None, description="Counter-clockwise: 0 front, 90 left, 270 right.")
