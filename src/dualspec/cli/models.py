@@ -111,15 +111,7 @@ def assemble(
 
     dtype = torch.float16 if export == "fp16" else torch.float32
     head = read_head_cues(hrir) if hrir is not None else None
-    events: list[str] = []
-    if data is not None:
-        from collections import Counter
-
-        from dualspec.data.manifest import read_manifest
-
-        events = [
-            label for label, _ in Counter(r.labels[0] for r in read_manifest(data) if r.split == "train").most_common()
-        ]
+    events = _labels_of(data) if data is not None else []
     assemble_folder(output, sources, settings=settings or (), dtype=dtype, head=head, events=events)
     print(f"{output}: {', '.join(sorted(sources))}")
 
@@ -129,6 +121,15 @@ def _parts_of(base: Path) -> dict[str, Path]:
 
     folder = embedded_bundle() if str(base) == "default" else base
     return {name: folder / name for name in read_index(folder)}
+
+
+def _labels_of(data: Path) -> list[str]:
+    from collections import Counter
+
+    from dualspec.data.manifest import read_manifest
+
+    labels = Counter(row.labels[0] for row in read_manifest(data) if row.split == "train")
+    return [label for label, _ in labels.most_common()]
 
 
 def read_head_cues(sofa: Path) -> HeadCues:

@@ -14,9 +14,10 @@ from dualspec.audio.hrir import load_sofa, spherical_head
 from dualspec.audio.waveform import audio_info, read_waveform, write_waveform
 from dualspec.diffusion.sampler import SamplingConfig
 from dualspec.diffusion.variant import VARIANT_PARTS
-from dualspec.generation import OutputOptions, WrittenClip, draw_clip, generate_clips, model_facts, plan_clips
+from dualspec.generation import OutputOptions, WrittenClip, draw_clip, generate_clips, model_facts
 from dualspec.model_folder import load_judge, load_localizer, read_events
 from dualspec.pipeline import DualSpecPipeline
+from dualspec.prompt_lists import plan_clips
 from dualspec.text.prompts import describe_azimuth
 from dualspec.web.messages import Order
 from dualspec.web.settings import MAX_UPLOAD_RATE, MAX_UPLOAD_S
