@@ -111,12 +111,13 @@ def test_a_sound_is_made_heard_compared_and_downloaded(page, tmp_path):
     assert page.locator("#seed").input_value() == seed
 
 
-def test_progress_is_shown_and_can_be_cancelled(page, plain):
+def test_progress_is_shown_and_can_be_cancelled(page, plain, wait_for):
     plain.studio.go.clear()
     page.get_by_label("I hear").fill("rain")
     page.get_by_role("button", name="Generate").click()
     page.get_by_text("Starting").wait_for()
     page.get_by_role("button", name="Cancel").click()
+    wait_for(lambda: plain.app.state.service.jobs.running.stop)
     plain.studio.go.set()
     page.get_by_role("button", name="Generate").wait_for()
     assert page.locator(".card").count() == 0 and page.locator("#error").is_hidden()
@@ -125,6 +126,19 @@ def test_progress_is_shown_and_can_be_cancelled(page, plain):
     page.get_by_role("button", name="Generate").click()
     page.get_by_text("location must name a direction").wait_for()
     assert page.get_by_label("Where is it?").get_attribute("aria-invalid") == "true"
+
+
+def test_a_reload_goes_on_with_the_running_job(page, plain, wait_for):
+    plain.studio.go.clear()
+    page.locator("#variants").evaluate("slider => { slider.value = 2; }")
+    page.get_by_label("I hear").fill("rain")
+    page.get_by_role("button", name="Generate").click()
+    wait_for(lambda: plain.app.state.service.jobs.running)
+    page.reload()
+    page.get_by_text("Starting").wait_for()
+    plain.studio.go.set()
+    page.get_by_role("button", name="Generate").wait_for()
+    assert page.locator(".card").count() == 2
 
 
 def test_a_recording_is_located_and_placed(page, plain, tmp_path):

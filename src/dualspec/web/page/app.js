@@ -130,8 +130,9 @@ async function attend(path) {
   try {
     const end = await follow(path, async (job) => {
       for (; shown < job.clips.length; shown++) {
-        const card = addCard(remember(job, shown));
-        first ??= card;
+        const entry = remember(job, shown);
+        const item = entries.get(entry.id) ?? addCard(entry); // after a reload some cards stand already
+        first ??= item;
       }
       showProgress(job, began);
     });
