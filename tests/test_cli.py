@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from dualspec.audio.binaural import spatialize
 from dualspec.audio.hrir import load_sofa, spherical_head
 from dualspec.audio.waveform import audio_info, read_waveform, write_waveform
 from dualspec.cli import app
+from dualspec.data.manifest import read_manifest
+from dualspec.model_folder import read_events
 from dualspec.recipes import get_recipe, recipe_names
 from dualspec.synthesis.mid_signal import common_phase_mid
 from dualspec.training.loop import Trainer
@@ -349,7 +352,10 @@ def test_from_recordings_to_sound(data: Path, tmp_path: Path, write_sofa: Callab
     result = train(data, runs, "tiny/stft_base", *steps(2), *named, "--export", "fp16")
     assert result.exit_code == 0, result.output
     parts = [f"denoiser={runs / 'tiny/stft_base/weights'}", f"stft_vae={runs / 'tiny/stft_vae/weights'}"]
-    done("assemble", tmp_path / "model", "--part", parts[0], "--part", parts[1], "--hrir", write_sofa())
+    whole = ("--part", parts[0], "--part", parts[1], "--hrir", write_sofa(), "--data", data)
+    done("assemble", tmp_path / "model", *whole)
+    labels = Counter(row.labels[0] for row in read_manifest(data) if row.split == "train")
+    assert read_events(tmp_path / "model") == [label for label, _ in labels.most_common()] != []
     done("generate", PROMPT, "-o", tmp_path / "dog.wav", "--model", tmp_path / "model", "--no-picture")
     assert json.loads((tmp_path / "dog.json").read_text())["direction"]["target"]["name"] == "sphere"
     assert audio_info(tmp_path / "dog.wav").num_frames == NUM_SAMPLES

@@ -40,8 +40,8 @@ ROOMS = (
         "accounting",
         "forecast",
         "cascade",
-        "cli",
         "web",
+        "cli",
     ),
 )
 ORDER = (*LEAVES, *ROOMS)
@@ -57,6 +57,8 @@ FLOORS = {
     "safetensors": "0.8",
     "h5py": "3.14",
     "soundfile": "0.13",
+    "starlette": "1",
+    "pydantic": "2.11",
 }
 FORBIDDEN = ("torchaudio", "torchvision", "torchcodec")
 PICKLERS = ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
@@ -292,7 +294,8 @@ def test_every_public_name_has_its_home() -> None:
 def test_installed_and_declared_versions_are_above_the_safe_floor(name: str, floor: str) -> None:
     assert Version(version(name)) >= Version(floor)
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {Requirement(text).name: Requirement(text).specifier for text in project["dependencies"]}
+    texts = [*project["dependencies"], *project["optional-dependencies"]["web"]]
+    declared = {Requirement(text).name: Requirement(text).specifier for text in texts}
     below = ".".join([*floor.split(".")[:-1], str(int(floor.split(".")[-1]) - 1)])
     assert declared[name].contains(floor) and not declared[name].contains(below)
 
@@ -316,7 +319,7 @@ def test_the_machine_test_uses_the_words_of_the_makefile() -> None:
     script = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
     for words in (
         "pip install torch==2.13.0",
-        'pip install -c constraints.txt -e ".[train,dev]"',
+        'pip install -c constraints.txt -e ".[web,train,dev]"',
         "OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 HF_HUB_OFFLINE=1",
         "-m pytest",
     ):

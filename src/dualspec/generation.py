@@ -272,21 +272,13 @@ def write_clip(
     """
     replaced = path.exists()
     azimuth_deg = record["azimuth"]["azimuth_deg"] if record["azimuth"] is not None else None
-    heard_deg = None
     with all_or_nothing(path.parent) as folder:
         write_waveform(folder / path.name, waveform, sample_rate, subtype=options.subtype)
         if options.judge is not None and not record["rendered"]:
             stored, _ = read_waveform(folder / path.name)
             record = record | {"direction": options.judge.hear(stored, sample_rate, azimuth_deg)}
-            heard_deg = record["direction"]["heard_deg"]
         if options.picture:
-            from dualspec.plots import spectrogram_figure
-
-            title = f"{'rendered: ' if record['rendered'] else ''}{record['prompt']} (seed {record['seed']})"
-            picture = folder / f"{path.stem}.png"
-            spectrogram_figure(
-                waveform, sample_rate, picture, title=title, azimuth_deg=azimuth_deg, heard_deg=heard_deg
-            )
+            draw_clip(waveform, sample_rate, record, folder / f"{path.stem}.png")
         record = record | {
             "sample_rate": sample_rate,
             "num_samples": waveform.shape[-1],
@@ -297,6 +289,20 @@ def write_clip(
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
         write_text_atomic(folder / f"{path.stem}.json", text + "\n")
     return WrittenClip(path=path, record=record, replaced=replaced)
+
+
+def draw_clip(waveform: Tensor, sample_rate: int, record: dict[str, Any], picture: Path) -> None:
+    """Draw both ears of a clip (2, S), with the words and directions of its record, into a PNG file."""
+    from dualspec.plots import spectrogram_figure
+
+    spectrogram_figure(
+        waveform,
+        sample_rate,
+        picture,
+        title=f"{'rendered: ' if record['rendered'] else ''}{record['prompt']} (seed {record['seed']})",
+        azimuth_deg=record["azimuth"]["azimuth_deg"] if record["azimuth"] is not None else None,
+        heard_deg=record.get("direction", {}).get("heard_deg"),
+    )
 
 
 def model_facts(pipeline: DualSpecPipeline, folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dualspec.audio.waveform import audio_info, read_waveform
 from dualspec.config import load_json, override, save_json, write_text_atomic
 from dualspec.diffusion.variant import VariantConfig
 from dualspec.files import read_json
@@ -23,6 +24,7 @@ from dualspec.training.weights import load_module, read_config, read_hashes, rea
 
 INDEX_NAME = "model_index.json"
 HEAD_NAME = "head.json"
+EVENTS_NAME = "events.txt"
 FORMAT_VERSION = 1
 MAX_INDEX_BYTES = 1 << 16
 VOCODER_CONFIGS: dict[str, type] = {
@@ -58,6 +60,35 @@ class LoadedLocalizer:
         """Return what a record says of this localizer: JSON values, with the warning only where there is one."""
         facts = {"name": self.name, "sha256": self.sha256, "held_out_accuracy": self.held_out_accuracy}
         return facts | ({"warning": self.warning} if self.warning is not None else {})
+
+    def listen(self, file: Path, *, max_seconds: float = 600.0) -> dict[str, Any]:
+        """Say from where a recording is heard.
+
+        Args:
+            file: two channels, left first.
+            max_seconds: longest duration accepted, seconds.
+
+        Returns:
+            JSON values: azimuths in degrees, confidence, probabilities of the sectors, the localizer.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it has not two channels, or cannot be used.
+        """
+        rate, num_channels = self.localizer.config.sample_rate, audio_info(file).num_channels
+        if num_channels != 2:
+            raise ValueError(
+                f"{file} must have two channels, got {num_channels}; a direction takes the sound of both ears"
+            )
+        waveform, _ = read_waveform(file, sample_rate=rate, max_seconds=max_seconds)
+        result = self.localizer.predict_long(waveform, rate)
+        return {
+            "azimuth_deg": float(result.azimuth_deg[0]),
+            "expectation_deg": round(float(result.expectation_deg[0]), 2),
+            "confidence": round(float(result.confidence[0]), 6),
+            "probabilities": [round(value, 6) for value in result.probabilities[0].tolist()],
+            "localizer": self.facts,
+        }
 
 
 def localizer_folder(name_or_folder: str | Path) -> Path:
@@ -153,6 +184,7 @@ def assemble(
     settings: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
     head: HeadCues | None = None,
+    events: Sequence[str] = (),
 ) -> None:
     """Put trained weights folders together into a model folder, which appears whole or not at all.
 
@@ -162,6 +194,7 @@ def assemble(
         settings: changes to the variant's own settings, such as "sampling.num_inference_steps=15".
         dtype: of the weights; torch.float16 halves them.
         head: cues of the head that the training clips were rendered with; the proof of direction aims at them.
+        events: labels of the training clips, the commonest first; the page suggests them.
 
     Raises:
         ValueError: the folder exists, a part is missing or belongs to no variant of this kind.
@@ -194,6 +227,8 @@ def assemble(
             save_state(temporary / name, read_state(source), config, dtype=dtype, notes=read_notes(source))
         write_index(temporary, variant.variant, list(sources))
         write_head(temporary, head)
+        if events:
+            write_text_atomic(temporary / EVENTS_NAME, "\n".join(events) + "\n")
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -214,6 +249,12 @@ def write_head(folder: Path, head: HeadCues | None) -> None:
         (folder / HEAD_NAME).unlink(missing_ok=True)
     else:
         save_json(head, folder / HEAD_NAME)
+
+
+def read_events(folder: Path) -> list[str]:
+    """Return the labels that a model was trained on, the commonest first; none where the folder does not say."""
+    path = folder / EVENTS_NAME
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
 def load_judge(

@@ -144,7 +144,7 @@ def test_what_it_predicts_is_told_by_the_scheduler_it_names(tmp_path):
         _, read = take(write_tango(tmp_path, name))
         assert read.config.schedule.prediction_type == read.facts["prediction_type"] == expected
     write_tango(tmp_path, "elsewhere/scheduler")
-    with pytest.raises(ValueError, match=r"scheduler_name of .* got 'elsewhere/scheduler'; say by --prediction"):
+    with pytest.raises(ValueError, match=r"scheduler_name of .* got 'elsewhere/scheduler'; correct it there"):
         take(tmp_path)
     assert take(tmp_path, prediction_type="epsilon")[1].config.schedule.prediction_type == "epsilon"
 

@@ -40,7 +40,7 @@ def localize(
     code = 0
     for file in files:
         try:
-            results.append({"file": str(file), **_listen(file, loaded)})
+            results.append({"file": str(file), **loaded.listen(file)})
         except (ValueError, OSError) as error:
             failure, message = exit_code(error)
             if failure == BUG:
@@ -58,24 +58,6 @@ def localize(
         note(f"warning: {loaded.warning}")
     if code:
         raise typer.Exit(code)
-
-
-def _listen(file: Path, loaded: LoadedLocalizer) -> dict[str, Any]:
-    from dualspec.audio.waveform import audio_info, read_waveform
-
-    rate = loaded.localizer.config.sample_rate
-    num_channels = audio_info(file).num_channels
-    if num_channels != 2:
-        raise ValueError(f"{file} must have two channels, got {num_channels}; a direction takes the sound of both ears")
-    waveform, _ = read_waveform(file, sample_rate=rate)
-    result = loaded.localizer.predict_long(waveform, rate)
-    return {
-        "azimuth_deg": float(result.azimuth_deg[0]),
-        "expectation_deg": round(float(result.expectation_deg[0]), 2),
-        "confidence": round(float(result.confidence[0]), 6),
-        "probabilities": [round(value, 6) for value in result.probabilities[0].tolist()],
-        "localizer": loaded.facts,
-    }
 
 
 def _print_direction(result: dict[str, Any], loaded: LoadedLocalizer) -> None:

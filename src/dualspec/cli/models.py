@@ -100,6 +100,9 @@ def assemble(
         Path | None,
         typer.Option(help="Head (SOFA) of the training clips: its cues become the target of the proof of direction."),
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="What it was trained on (`dualspec prepare`): the page suggests its labels.")
+    ] = None,
 ) -> None:
     """Put trained parts together into a model folder for `dualspec generate --model`."""
     from dualspec.cli.training import read_pairs
@@ -116,7 +119,8 @@ def assemble(
 
     dtype = torch.float16 if export == "fp16" else torch.float32
     head = read_head_cues(hrir) if hrir is not None else None
-    assemble_folder(output, sources, settings=settings or (), dtype=dtype, head=head)
+    events = _labels_of(data) if data is not None else []
+    assemble_folder(output, sources, settings=settings or (), dtype=dtype, head=head, events=events)
     print(f"{output}: {', '.join(sorted(sources))}")
 
 
@@ -125,6 +129,15 @@ def _parts_of(base: Path) -> dict[str, Path]:
 
     folder = embedded_bundle() if str(base) == "default" else base
     return {name: folder / name for name in read_index(folder)}
+
+
+def _labels_of(data: Path) -> list[str]:
+    from collections import Counter
+
+    from dualspec.data.manifest import read_manifest
+
+    labels = Counter(row.labels[0] for row in read_manifest(data) if row.split == "train")
+    return [label for label, _ in labels.most_common()]
 
 
 def read_head_cues(sofa: Path) -> HeadCues:

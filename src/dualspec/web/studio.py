@@ -1,0 +1,125 @@
+"""The model, the judge and the heads of one service, behind the few things that the routes ask of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import dualspec
+from dualspec.audio.azimuth import sector_grid_deg
+from dualspec.audio.binaural import spatialize
+from dualspec.audio.hrir import load_sofa, spherical_head
+from dualspec.audio.waveform import audio_info, read_waveform, write_waveform
+from dualspec.diffusion.sampler import SamplingConfig
+from dualspec.diffusion.variant import VARIANT_PARTS
+from dualspec.generation import OutputOptions, WrittenClip, draw_clip, generate_clips, model_facts
+from dualspec.model_folder import load_judge, load_localizer, read_events
+from dualspec.pipeline import DualSpecPipeline
+from dualspec.prompt_lists import plan_clips
+from dualspec.text.prompts import describe_azimuth
+from dualspec.web.messages import Order
+from dualspec.web.settings import MAX_UPLOAD_RATE, MAX_UPLOAD_S
+
+
+class Studio:
+    """Everything that makes or hears sound.
+
+    Args:
+        folder: the model.
+        device: where it works.
+        batch_size: clips denoised at once; with 1 a seed gives the same sound whatever the number of clips.
+        sofas: heads (SOFA) for recordings, beside the computed sphere.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged.
+    """
+
+    def __init__(self, folder: Path, *, device: str = "cpu", batch_size: int = 1, sofas: Sequence[Path] = ()) -> None:
+        """Load the model, the judge and the heads."""
+        self._pipeline = DualSpecPipeline.from_pretrained(folder, device=device)
+        self._judge, self._ears = load_judge(folder), load_localizer()
+        self._facts, self._batch_size = model_facts(self._pipeline, folder), batch_size
+        sphere = spherical_head(sample_rate=MAX_UPLOAD_RATE, num_taps=384)
+        self._heads = {"sphere": sphere} | {path.stem: load_sofa(path, sample_rate=MAX_UPLOAD_RATE) for path in sofas}
+        self.events = read_events(folder)
+        self.variants = [{"name": name, "loaded": name == self._facts["variant"]} for name in VARIANT_PARTS]
+        self.heads = [{"name": name, "licence": head.licence} for name, head in self._heads.items()]
+
+    def about(self) -> dict[str, Any]:
+        """Describe the model, its defaults, and how its directions are called."""
+        sampling, directions = self._pipeline.config.sampling, []
+        for azimuth in sector_grid_deg():
+            clock = describe_azimuth(azimuth, "clock").removesuffix(" direction")
+            directions.append({"azimuth_deg": azimuth, "clock": clock, "general": describe_azimuth(azimuth, "general")})
+        return {
+            "version": dualspec.__version__,
+            "variant": self._facts["variant"],
+            "duration_s": self._pipeline.max_duration_s,
+            "num_inference_steps": sampling.num_inference_steps,
+            "guidance_scale": sampling.guidance_scale,
+            "sampler": sampling.sampler,
+            "judge": self._judge.facts,
+            "directions": directions,
+        }
+
+    def sampling(self, order: Order) -> SamplingConfig:
+        """Return how an order is sampled.
+
+        Raises:
+            ValueError: its settings cannot be used.
+        """
+        return self._pipeline.sampling_config(order.num_inference_steps, order.guidance_scale, order.sampler)
+
+    def clips(self, order: Order, folder: Path, on_step: Callable[[int, int], None]) -> Iterator[WrittenClip]:
+        """Generate the clips of an order into a folder; `on_step` gets (steps done, steps in all) and may raise."""
+        requests = plan_clips([order.prompt()], folder, seed=order.seed, per_prompt=order.num_clips)
+        sampling, done = self.sampling(order), itertools.count(1)
+        num_steps = sampling.num_inference_steps * -(-len(requests) // self._batch_size)
+        on_step(0, num_steps)
+        return generate_clips(
+            self._pipeline,
+            requests,
+            model=self._facts,
+            sampling=sampling,
+            options=OutputOptions(picture=False, judge=self._judge),
+            batch_size=self._batch_size,
+            on_step=lambda *_: on_step(next(done), num_steps),
+        )
+
+    def picture(self, clip: WrittenClip) -> bytes:
+        """Draw both ears of a clip, or read the drawing that is there: PNG."""
+        picture = clip.path.with_suffix(".png")
+        if not picture.exists():
+            draw_clip(*read_waveform(clip.path), clip.record, picture)
+        return picture.read_bytes()
+
+    def localize(self, recording: Path) -> dict[str, Any]:
+        """Say where a two-channel recording is heard.
+
+        Raises:
+            ValueError: it is no usable recording.
+        """
+        return self._ears.listen(recording, max_seconds=MAX_UPLOAD_S)
+
+    def spatialize(self, recording: Path, azimuth_deg: float, head: str) -> bytes:
+        """Render a recording through a head: WAV, 16 bit, at the recording's rate or 48 kHz, whichever is lower.
+
+        Raises:
+            ValueError: it is no usable recording, or there is no such head.
+        """
+        if head not in self._heads:
+            raise ValueError(f"head must be one of GET /api/heads, got {head!a:.80}; the sphere is always there")
+        rate = min(audio_info(recording).sample_rate, MAX_UPLOAD_RATE)
+        waveform, _ = read_waveform(recording, sample_rate=rate, mono=True, max_seconds=MAX_UPLOAD_S)
+        peak = 0.5 if bool(waveform.any()) else None  # silence stays silence
+        hrir_set = self._heads[head].resample(rate)
+        ears = spatialize(waveform, azimuth_deg, hrir_set, method="interpolate", peak=peak)
+        target = recording.with_suffix(".wav")
+        try:
+            write_waveform(target, ears, rate)
+            return target.read_bytes()
+        finally:
+            target.unlink(missing_ok=True)
