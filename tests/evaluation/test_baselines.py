@@ -334,7 +334,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(
             load_baseline("tango", other)
     main = json.loads((other / "main_config.json").read_text())
     (other / "main_config.json").write_text(json.dumps(main | {"scheduler_name": "someone/else"}))
-    with pytest.raises(ValueError, match="scheduler_name of .* must be one of .*, got 'someone/else'"):
+    with pytest.raises(ValueError, match=r"scheduler_name of .* must be one of .*, got 'someone/else'"):
         load_baseline("tango", other)
     (other / "main_config.json").write_text(json.dumps(main))
     (other / "vae_config.json").write_text("{}")
