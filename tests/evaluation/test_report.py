@@ -1,6 +1,7 @@
 """Judging a folder: ideal values, resumption, processes, and every kind of folder that cannot be judged as it is."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,16 @@ import torch
 
 from dualspec.audio.azimuth import sector_grid_deg
 from dualspec.audio.binaural import normalize_peak, render
-from dualspec.audio.hrir import HrirSet, spherical_head
-from dualspec.audio.waveform import write_waveform
+from dualspec.audio.hrir import HrirSet, load_sofa, spherical_head
+from dualspec.audio.waveform import crop_or_pad, read_waveform, write_waveform
 from dualspec.evaluation.clips import Conversion, list_clips
 from dualspec.evaluation.distribution_metrics import frechet_distance
-from dualspec.evaluation.embedders import Embedding
+from dualspec.evaluation.embedders import Embedding, load_embedder
 from dualspec.evaluation.measure import Cache, Measurer, _Worker
 from dualspec.evaluation.report import judge, markdown, write_judgement
 from dualspec.hearing.cues import interaural_cues, target_cues
 from dualspec.hearing.localizer import LocalizerConfig, LocalizerResult, result_of
+from dualspec.model_folder import load_localizer
 
 
 class Bands:
@@ -87,6 +89,33 @@ def test_true_clips_against_themselves_give_the_ideal_values(clips_folder: Path)
     assert direction["agreement_with_reference"] == 1.0
     assert result["source"] == {"kind": "unknown"} and result["styles"] == {"doa": 24}
     assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_real_clips_against_themselves_and_in_two_halves(shared_data: Path, tmp_path: Path) -> None:
+    """Held-out recordings through a measured head, judged by the embedded judge and the published classifier."""
+    head = load_sofa(shared_data / "hrir" / "fabian.sofa")
+    paths = sorted((shared_data / "esc50" / "audio").glob("4-*.opus"))[::8][:48]
+    sounds = [crop_or_pad(read_waveform(path, sample_rate=16_000, mono=True)[0][0], 32_000) for path in paths]
+    azimuths = torch.tensor(sector_grid_deg(), dtype=torch.float64).repeat(4)
+    ears = normalize_peak(render(torch.stack(sounds), head.at(azimuths)), 0.5)
+    clips = list_clips(write_folder(tmp_path / "true", azimuths, ears))
+    spec, judged_by = f"mn04_as={shared_data / 'embedders' / 'mn04_as_mAP_432.pt'}", load_localizer("robust")
+    networks = {"embedder": partial(load_embedder, spec), "localizer": lambda: judged_by.localizer}
+    how, cache = measurer(**networks), Cache(None)
+    same = judge(clips, clips, measurer=how, cache=cache, hrir_set=head)
+    quality, direction = same["quality"]["mean"], same["direction"]
+    assert quality["fd"] == pytest.approx(0, abs=1e-6) and quality["kl"] == 0 and quality["ssim"] == 1
+    assert direction["azimuth_accuracy"] >= 0.97 and direction["share_louder_and_earlier_at_the_correct_ear"] >= 0.97
+    assert direction["median_itd_error_us"] < 20 and direction["median_ild_error_db"] < 0.3
+    by_kind = sorted(
+        range(48), key=lambda index: int(paths[index].stem.rpartition("-")[2])
+    )  # animals, water, people, …
+    mixed = torch.randperm(48, generator=torch.Generator().manual_seed(0)).tolist()
+    far, near = (
+        judge([clips[i] for i in order[:24]], [clips[i] for i in order[24:]], measurer=how, cache=cache, paired=False)
+        for order in (by_kind, mixed)
+    )
+    assert 0 < near["quality"]["mean"]["fd"] < 0.9 * far["quality"]["mean"]["fd"]
 
 
 def test_directions_are_scored_as_by_hand(rendered: Any, clips_folder: Path) -> None:
