@@ -13,7 +13,7 @@ def test_bundle_fits_its_limits():
     weights = [path.stat().st_size for path in files if path.suffix == ".safetensors"]
     assert sum(path.stat().st_size for path in files) < 48e6
     assert max(weights) <= 16 * 2**20
-    assert {path.suffix for path in files} <= {".safetensors", ".json", ".md", ".tsv"}
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".md", ".tsv", ".txt"}
 
 
 def test_every_training_clip_is_credited_and_open():
