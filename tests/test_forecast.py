@@ -10,7 +10,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from typer.testing import CliRunner
 
-from dualspec.accounting import account
+from dualspec.accounting import account, recipe_compute
 from dualspec.cli import app
 from dualspec.config import override
 from dualspec.data.datasets import hold_out
@@ -43,6 +43,14 @@ def really_kept(name: str, num_clips: int) -> int:
 def test_activations_are_those_of_a_real_pass(room: str) -> None:
     recipe = override(get_recipe(f"tiny/{room}"), ["loop.precision=fp32"])
     assert forecast(recipe, 1).memory["activations"] == pytest.approx(really_kept(recipe.name, 4), rel=1e-3)
+
+
+def test_operations_are_those_of_the_denoiser() -> None:
+    """Three forward passes for each of 80 clips; a guided step has two."""
+    recipe = override(get_recipe("tiny/stft_base"), ["task.variant.text_encoder.max_tokens=20"])
+    assert forecast(recipe, 1).operations * 1e18 == pytest.approx(
+        3 * 80 * recipe_compute(recipe).step * 1e9 / 2, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -38,6 +38,7 @@ class Forecast:
     num_samples: int  # clips seen by all processes together, each in one direction
     num_epochs: float | None  # visits of every clip, or pair of clip and azimuth; None without a corpus
     memory: dict[str, int]  # bytes on one GPU, by what they hold
+    operations: float  # of the whole run in 1e18, three forward passes for each clip; without the frozen encoders
 
     @property
     def total_gb(self) -> float:
@@ -61,7 +62,14 @@ def forecast(
     """
     loop = recipe.loop
     num_parts, micro_batch = loop.parts(world_size)
-    memory = _memory(recipe, world_size, micro_batch)
+    phases = phases_of(recipe, "meta")
+    memory = _state(recipe, phases, world_size)
+    try:
+        memory["activations"], operations = _forward(recipe, phases, micro_batch)
+    finally:
+        for function in (*vars(stft).values(), *vars(mel).values()):
+            if hasattr(function, "cache_clear"):  # a window that was made on fake tensors has no values
+                function.cache_clear()
     memory["clips"] = 2 * len(set(visits)) * max(recipe.num_bank_samples, recipe.task.render.num_samples)
     num_samples = loop.max_steps * loop.batch_size
     result = Forecast(
@@ -72,6 +80,7 @@ def forecast(
         num_samples=num_samples,
         num_epochs=num_samples / len(visits) if visits else None,
         memory={name: size for name, size in memory.items() if size},
+        operations=3 * operations * (num_samples / micro_batch) / 1e18,
     )
     if memory_gb is not None and result.total_gb > memory_gb:
         raise ValueError(
@@ -81,9 +90,9 @@ def forecast(
     return result
 
 
-def _memory(recipe: Recipe, world_size: int, micro_batch: int) -> dict[str, int]:
+def _state(recipe: Recipe, phases: dict[str, Phase], world_size: int) -> dict[str, int]:
+    """Return the bytes of what stays from step to step."""
     loop = recipe.loop
-    phases = phases_of(recipe, "meta")
     memory = dict.fromkeys(("weights", "frozen weights", "gradients", "moments", "average"), 0)
     for phase in phases.values():
         sharded = loop.parallel == "fsdp2" and world_size > 1 and phase.averaged
@@ -97,12 +106,7 @@ def _memory(recipe: Recipe, world_size: int, micro_batch: int) -> dict[str, int]
     if recipe.task.kind == "diffusion":
         counts = account(recipe).parameters
         memory["frozen weights"] = 4 * sum(n for part, n in counts.items() if part not in ("denoiser", "vocoder"))
-    try:
-        return memory | {"activations": _activations(recipe, phases, micro_batch)}
-    finally:
-        for function in (*vars(stft).values(), *vars(mel).values()):
-            if hasattr(function, "cache_clear"):  # a window that was made on fake tensors has no values
-                function.cache_clear()
+    return memory
 
 
 def _largest_block(phase: Phase) -> int:
@@ -111,12 +115,18 @@ def _largest_block(phase: Phase) -> int:
     return 4 * max(map(count_parameters, blocks), default=count_parameters(phase))
 
 
-def _activations(recipe: Recipe, phases: dict[str, Phase], micro_batch: int) -> int:
-    """Return the bytes that autograd keeps of the forward pass that keeps most."""
+def _forward(recipe: Recipe, phases: dict[str, Phase], micro_batch: int) -> tuple[int, int]:
+    """Return the bytes that autograd keeps of the forward pass that keeps most, and the operations of all."""
     from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-    loop, most = recipe.loop, 0
+    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    loop, most, operations = recipe.loop, 0, 0
     half = loop.precision != "fp32"
+    uncounted = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}  # by torch itself
+    counter = FlopCounterMode(display=False, custom_mapping=uncounted)
     with FakeTensorMode(allow_non_fake_inputs=True):
         batch, weights = zero_batch(recipe, micro_batch), nn.ModuleList(phases.values()).to_empty(device="cpu")
         for phase in phases.values():
@@ -138,11 +148,12 @@ def _activations(recipe: Recipe, phases: dict[str, Phase], micro_batch: int) -> 
                 networks: list[Any] = [m for m in phase.modules() if hasattr(m, "enable_gradient_checkpointing")]
                 for network in networks:
                     network.enable_gradient_checkpointing(block)
-            with kept, torch.autocast("cpu", torch.bfloat16, enabled=half):
+            with counter, kept, torch.autocast("cpu", torch.bfloat16, enabled=half):
                 phase(batch, StepRandom(0, LATE, slice(None), micro_batch), LATE, 1.0)
-            copies = 2 * count_parameters(phase) if half and blocks else 0  # autocast's, for the whole pass
-            most = max(most, kept.size + max(blocks, default=0) + copies)
-    return most
+            copies = 2 * count_parameters(phase) if half and blocks else 0  # autocast's, until the forward pass ends
+            most = max(most, kept.size + max([*blocks, copies]))
+            operations += counter.get_total_flops()
+    return most, operations
 
 
 class _Kept(saved_tensors_hooks):

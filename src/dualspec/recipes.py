@@ -116,7 +116,13 @@ def _paper(room: str, layout: Layout, name: str) -> Recipe:
             discriminator_optimizer=optimizer,
         )
         loop = LoopConfig(
-            max_steps=steps, batch_size=16 * batch, micro_batch=batch, lr_schedule="constant", ema_decay=0.0
+            max_steps=steps,
+            batch_size=16 * batch,
+            micro_batch=batch,
+            lr_schedule="constant",
+            ema_decay=0.0,
+            validate_every=2_000,
+            save_every=2_000,
         )
         return Recipe(name=name, task=task, loop=loop, num_bank_samples=163_840)
     if room == "vocoder":
@@ -135,7 +141,15 @@ def _paper(room: str, layout: Layout, name: str) -> Recipe:
         pairing=pairing,
         sampling=SamplingConfig(sampler="ddpm", num_inference_steps=200),
     )
-    loop = LoopConfig(max_steps=156_250, batch_size=64, micro_batch=2, ema_decay=0.0, warmup_steps=0)
+    loop = LoopConfig(
+        max_steps=156_250,
+        batch_size=64,
+        micro_batch=2,
+        ema_decay=0.0,
+        warmup_steps=0,
+        validate_every=2_000,
+        save_every=2_000,  # a checkpoint has 10 GB
+    )
     return Recipe(name=name, task=DiffusionTaskConfig(variant=config), loop=loop)
 
 

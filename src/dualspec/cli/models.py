@@ -184,6 +184,7 @@ def _print_forecast(recipe: Recipe, asked: Forecast) -> None:
     epochs = f", {asked.num_epochs:,.1f} epochs" if asked.num_epochs is not None else ""
     cut = f"{recipe.loop.batch_size} clips a step, {asked.num_parts} × {asked.micro_batch} on each"
     print(f"\ntraining on {asked.world_size} GPU(s): {cut}; {steps}, {asked.num_samples:,} clips seen{epochs}")
+    print(f"{asked.operations:.3g} · 10¹⁸ operations in all, without the frozen encoders'")
     rows = [[name, f"{size / 1e9:.2f} GB"] for name, size in asked.memory.items()]
     print_table(["memory of each GPU", ""], [*rows, ["sum", f"{asked.total_gb:.2f} GB"]])
     print("(not counted: CUDA's context, kernels' work space, the frozen encoders' passes)")
