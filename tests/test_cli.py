@@ -408,3 +408,10 @@ def test_truncated_checkpoints_and_weights_are_refused(data: Path, tmp_path: Pat
     assert resumed.exit_code == 65 and "must be whole" in resumed.output
     started = train(data, tmp_path / "new", "tiny/localizer", *steps(1), "--init", run / "weights")
     assert started.exit_code == 65 and "it is damaged" in started.output
+
+
+def test_a_table_in_a_pipe_is_never_folded(capsys):
+    from dualspec.cli.console import print_table
+
+    print_table(("clip", "label"), [("a" * 150, "b" * 60)])
+    assert capsys.readouterr().out.splitlines()[1].split() == ["a" * 150, "b" * 60]

@@ -61,4 +61,6 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
     for row in rows:
         table.add_row(*row)
     console = Console(markup=False, highlight=False)
+    if not console.is_terminal:  # a file or a pipe has no width that a line could pass
+        console = Console(markup=False, highlight=False, width=10_000)
     console.print(table)
