@@ -175,3 +175,11 @@ def test_wrong_text_encoder_is_refused(pipeline):
     narrow = build_text_encoder(TextEncoderConfig(kind="hash", width=8))
     with pytest.raises(ValueError, match="must be 16 wide, got 8"):
         DualSpecPipeline(pipeline.config, pipeline.denoiser, pipeline.vaes, pipeline.vocoder, narrow)
+
+
+def test_the_labels_survive_saving_and_loading(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "first")
+    assert not (tmp_path / "first" / "events.txt").exists()
+    (tmp_path / "first" / "events.txt").write_text("dog\nchurch bells\n")
+    DualSpecPipeline.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "copy")
+    assert DualSpecPipeline.from_pretrained(tmp_path / "copy").events == ["dog", "church bells"]

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from dualspec.audio.waveform import audio_info, read_waveform
-from dualspec.config import load_json, override, save_json, write_text_atomic
+from dualspec.config import load_json, override, save_json
 from dualspec.diffusion.variant import VariantConfig
-from dualspec.files import read_json
+from dualspec.files import read_json, write_text_atomic
 from dualspec.hearing.localizer import Localizer, LocalizerConfig
 from dualspec.hearing.proof import DirectionJudge, HeadCues
 from dualspec.latents.vae import VaeConfig
@@ -227,8 +227,7 @@ def assemble(
             save_state(temporary / name, read_state(source), config, dtype=dtype, notes=read_notes(source))
         write_index(temporary, variant.variant, list(sources))
         write_head(temporary, head)
-        if events:
-            write_text_atomic(temporary / EVENTS_NAME, "\n".join(events) + "\n")
+        write_events(temporary, events)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -255,6 +254,14 @@ def read_events(folder: Path) -> list[str]:
     """Return the labels that a model was trained on, the commonest first; none where the folder does not say."""
     path = folder / EVENTS_NAME
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def write_events(folder: Path, events: Sequence[str]) -> None:
+    """Write these labels beside a model's parts; none leave no file behind."""
+    if events:
+        write_text_atomic(folder / EVENTS_NAME, "\n".join(events) + "\n")
+    else:
+        (folder / EVENTS_NAME).unlink(missing_ok=True)
 
 
 def load_judge(

@@ -4,7 +4,7 @@ Nothing here knows of azimuths or rendering: the direction comes out of the diff
 of a head are carried along for whoever judges, and never read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,16 @@ from dualspec.features.stft import StftConfig
 from dualspec.hearing.proof import HeadCues
 from dualspec.latents.pairing import LatentPairing
 from dualspec.latents.vae import Spectra, SpectrogramVae, VaeConfig
-from dualspec.model_folder import VOCODER_CONFIGS, embedded_bundle, read_head, read_index, write_head, write_index
+from dualspec.model_folder import (
+    VOCODER_CONFIGS,
+    embedded_bundle,
+    read_events,
+    read_head,
+    read_index,
+    write_events,
+    write_head,
+    write_index,
+)
 from dualspec.synthesis.reconstruct import reconstruct
 from dualspec.synthesis.vocoder import build_vocoder
 from dualspec.text.encoder import TextEncoder, build_text_encoder
@@ -51,6 +60,7 @@ class DualSpecPipeline:
         vocoder: log-mel to waveform, or None where the variant needs none.
         text_encoder: words to token states.
         head: cues of the head that the training clips were rendered with; what the proof of direction aims at.
+        events: labels that the model was trained on, the commonest first.
 
     Use `DualSpecPipeline.from_pretrained()`. Paper Fig. 1.
     """
@@ -63,6 +73,7 @@ class DualSpecPipeline:
         vocoder: torch.nn.Module | None,
         text_encoder: TextEncoder,
         head: HeadCues | None = None,
+        events: Sequence[str] = (),
     ) -> None:
         """Check that the parts fit."""
         if text_encoder.width != config.denoiser.cross_attention_dim:
@@ -71,7 +82,7 @@ class DualSpecPipeline:
                 "use the one that the denoiser was trained with"
             )
         self.config, self.vaes, self.vocoder, self.text_encoder = config, vaes, vocoder, text_encoder
-        self.denoiser, self.head = denoiser, head
+        self.denoiser, self.head, self.events = denoiser, head, list(events)
         self.pairing = LatentPairing(
             config.pairing, config.latent_shapes({part: vaes[part].config for part in config.parts})
         )
@@ -249,6 +260,7 @@ class DualSpecPipeline:
         for name, (module, config) in modules.items():
             save_weights(folder / name, module, config, dtype=dtype)
         write_head(folder, self.head)
+        write_events(folder, self.events)
         write_index(folder, self.config.variant, list(modules))
 
     @classmethod
@@ -278,7 +290,7 @@ class DualSpecPipeline:
         if "vocoder" in parts:
             vocoder, _ = load_module(folder / "vocoder", VOCODER_CONFIGS, build_vocoder)
         text_encoder = build_text_encoder(config.text_encoder)
-        return cls(config, denoiser, vaes, vocoder, text_encoder, read_head(folder)).to(device)
+        return cls(config, denoiser, vaes, vocoder, text_encoder, read_head(folder), read_events(folder)).to(device)
 
 
 def _seeds(seed: int | list[int], per_prompt: int, count: int) -> list[int]:

@@ -15,7 +15,7 @@ from dualspec.audio.waveform import audio_info, read_waveform, write_waveform
 from dualspec.diffusion.sampler import SamplingConfig
 from dualspec.diffusion.variant import VARIANT_PARTS
 from dualspec.generation import OutputOptions, WrittenClip, draw_clip, generate_clips, model_facts
-from dualspec.model_folder import load_judge, load_localizer, read_events
+from dualspec.model_folder import load_judge, load_localizer
 from dualspec.pipeline import DualSpecPipeline
 from dualspec.prompt_lists import plan_clips
 from dualspec.text.prompts import describe_azimuth
@@ -44,7 +44,7 @@ class Studio:
         self._facts, self._batch_size = model_facts(self._pipeline, folder), batch_size
         sphere = spherical_head(sample_rate=MAX_UPLOAD_RATE, num_taps=384)
         self._heads = {"sphere": sphere} | {path.stem: load_sofa(path, sample_rate=MAX_UPLOAD_RATE) for path in sofas}
-        self.events = read_events(folder)
+        self.events = self._pipeline.events
         self.variants = [{"name": name, "loaded": name == self._facts["variant"]} for name in VARIANT_PARTS]
         self.heads = [{"name": name, "licence": head.licence} for name, head in self._heads.items()]
 
