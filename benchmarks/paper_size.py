@@ -19,7 +19,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-PARTS = ("mel_vae", "stft_vae", "dual_vae", "mono_mel_vae", "vocoder", "dualspec", "text_encoder")
+VARIANTS = ("mel_base", "stft_base", "dualspec", "dualspec_d", "dualspec_p")
+PARTS = ("mel_vae", "stft_vae", "dual_vae", "mono_mel_vae", "vocoder", *VARIANTS, "text_encoder")
 
 
 def measure(part: str, train: bool, options: argparse.Namespace) -> dict[str, Any]:
