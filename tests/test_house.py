@@ -29,6 +29,7 @@ ROOMS = (
         "importers",
         "evaluation",
         "training",
+        "bundle",
         "engine",
         "scenes",
         "model_folder",

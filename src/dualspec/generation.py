@@ -3,6 +3,8 @@
 Nothing here reads a head or renders a direction, but for `rerender`, whose results are named and marked "rendered".
 """
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,26 +13,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
-
-from dualspec.audio.waveform import read_waveform, write_waveform
+from dualspec.audio.waveform import read_samples, write_waveform
 from dualspec.config import to_dict
-from dualspec.diffusion.sampler import SamplingConfig
-from dualspec.files import all_or_nothing, read_json, write_text_atomic
-from dualspec.hearing.proof import DirectionJudge, placement_scores
-from dualspec.model_folder import LoadedLocalizer
-from dualspec.pipeline import DualSpecPipeline
-from dualspec.prompt_lists import ClipRequest
-from dualspec.synthesis.mid_signal import common_phase_mid
-from dualspec.text.encoder import MINILM_SHA256
-from dualspec.text.prompts import ParsedPrompt
-from dualspec.training.weights import CONFIG_NAME, read_hashes, sha256_of
+from dualspec.files import all_or_nothing, read_json, sha256_of, write_text_atomic
+from dualspec.hearing.proof import placement_scores
+from dualspec.text.encoder_files import MINILM_SHA256
+from dualspec.training.weights_folder import CONFIG_NAME, read_hashes
 
 if TYPE_CHECKING:
     from dualspec.audio.hrir import HrirSet
+    from dualspec.diffusion.sampler import SamplingConfig
+    from dualspec.engine.ears import OnnxJudge
+    from dualspec.engine.pipeline import OnnxPipeline
+    from dualspec.hearing.proof import DirectionJudge
+    from dualspec.model_folder import LoadedLocalizer
+    from dualspec.pipeline import DualSpecPipeline
+    from dualspec.prompt_lists import ClipRequest
+    from dualspec.text.prompts import ParsedPrompt
 
+Engine = Literal["torch", "onnx"]
 FORMAT_VERSION = 1
+_LIBRARIES: dict[Engine, tuple[str, ...]] = {
+    "torch": ("torch", "diffusers", "transformers"),
+    "onnx": ("onnxruntime", "tokenizers", "numpy"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +45,14 @@ class OutputOptions:
 
     subtype: Literal["PCM_16", "PCM_24"] = "PCM_16"  # sample format
     picture: bool = True  # write the spectrograms of both ears as PNG
-    judge: DirectionJudge | None = None  # proves the direction of every sound that came from the model
+    judge: DirectionJudge | OnnxJudge | None = None  # proves the direction of every sound that came from the model
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
     """Another head, through which the model's own mid signal is heard."""
 
-    hrir_set: "HrirSet"  # at the model's sample rate
+    hrir_set: HrirSet  # at the model's sample rate
     sha256: str  # of the file it came from
 
 
@@ -55,7 +61,7 @@ class Candidate:
     """One sound that was drawn for a clip."""
 
     seed: int  # of noise
-    waveform: Tensor  # (2, S)
+    waveform: Any  # (2, S), a tensor or, from the ONNX engine, an array
     gain_db: float  # 0, or the negative gain that kept it within full scale
     score: float | None  # how well it is placed, -1 to 1; None if it is silent or was not scored
 
@@ -70,7 +76,7 @@ class WrittenClip:
 
 
 def generate_clips(
-    pipeline: DualSpecPipeline,
+    pipeline: DualSpecPipeline | OnnxPipeline,
     requests: Sequence[ClipRequest],
     *,
     model: dict[str, Any],
@@ -80,7 +86,7 @@ def generate_clips(
     batch_size: int = 8,
     head: Head | None = None,
     chooser: LoadedLocalizer | None = None,
-    on_step: Callable[[int, int, Tensor], None] | None = None,
+    on_step: Callable[[int, int, Any], None] | None = None,
 ) -> Iterator[WrittenClip]:
     """Generate clips batch by batch and write each batch when it is done.
 
@@ -103,9 +109,10 @@ def generate_clips(
         ValueError: candidates cannot be chosen from, or their chooser would also judge them.
     """
     _check_chooser(requests, chooser, options.judge)
-    for localizer in (who.localizer for who in (chooser, options.judge) if who is not None):
+    for localizer in filter(None, (getattr(who, "localizer", None) for who in (chooser, options.judge))):
         localizer.to(pipeline.device)
-    facts = run_facts(model, sampling) | {"batch_size": batch_size, "device": pipeline.device.type}
+    facts = run_facts(model, sampling, pipeline.engine) | {"batch_size": batch_size, "device": pipeline.device.type}
+    facts |= {"num_threads": pipeline.num_threads}
     settings = {
         "sampler": sampling.sampler,
         "num_inference_steps": sampling.num_inference_steps,
@@ -140,9 +147,9 @@ def whole_batches(requests: Sequence[ClipRequest], batch_size: int) -> list[list
     return [batch for batch in batches if batch]
 
 
-def run_facts(model: dict[str, Any], sampling: SamplingConfig) -> dict[str, Any]:
-    """Return what all records of a run have in common, up to rounding: model, sampler, versions."""
-    return {"sampling": to_dict(sampling), "model": model, "versions": versions()}
+def run_facts(model: dict[str, Any], sampling: SamplingConfig, engine: Engine = "torch") -> dict[str, Any]:
+    """Return what all records of a run have in common, up to rounding: model, sampler, engine, versions."""
+    return {"sampling": to_dict(sampling), "model": model, "engine": engine, "versions": versions(engine)}
 
 
 def stands(
@@ -188,7 +195,7 @@ def stands(
 
 
 def _check_chooser(
-    requests: Sequence[ClipRequest], chooser: LoadedLocalizer | None, judge: DirectionJudge | None
+    requests: Sequence[ClipRequest], chooser: LoadedLocalizer | None, judge: DirectionJudge | OnnxJudge | None
 ) -> None:
     several = [request for request in requests if request.best_of > 1]
     if several and chooser is None:
@@ -200,7 +207,7 @@ def _check_chooser(
 
 
 def _draw(
-    pipeline: DualSpecPipeline,
+    pipeline: DualSpecPipeline | OnnxPipeline,
     requests: Sequence[ClipRequest],
     settings: dict[str, Any],
     chooser: LoadedLocalizer | None,
@@ -226,7 +233,7 @@ def _draw(
                 best, tried = None, []
 
 
-def rerender(waveform: Tensor, parsed: ParsedPrompt, head: Head) -> tuple[Tensor, dict[str, Any]]:
+def rerender(waveform: Any, parsed: ParsedPrompt, head: Head) -> tuple[Any, dict[str, Any]]:
     """Render the mid signal of a generated clip through another head, at the azimuth that its prompt names.
 
     Args:
@@ -239,6 +246,7 @@ def rerender(waveform: Tensor, parsed: ParsedPrompt, head: Head) -> tuple[Tensor
         the model: such files never count as the model's accuracy.
     """
     from dualspec.audio.binaural import spatialize
+    from dualspec.synthesis.mid_signal import common_phase_mid
 
     if parsed.azimuth is None:
         raise ValueError("prompt must name a direction to be rendered through another head, got none; name one")
@@ -259,13 +267,13 @@ def _rendered_path(request: ClipRequest) -> Path:
 
 
 def write_clip(
-    path: Path, waveform: Tensor, sample_rate: int, record: dict[str, Any], options: OutputOptions
+    path: Path, waveform: Any, sample_rate: int, record: dict[str, Any], options: OutputOptions
 ) -> WrittenClip:
     """Write a sound, its picture and its record; all of them appear, or none.
 
     Args:
         path: sound file; its folder must exist.
-        waveform: (2, S) in [-1, 1].
+        waveform: (2, S) in [-1, 1], a tensor or an array.
         sample_rate: Hz.
         record: what the JSON says beside level, length and hash of the sound file.
         options: sample format, picture, judge; what is judged is the file, as it was written.
@@ -275,7 +283,7 @@ def write_clip(
     with all_or_nothing(path.parent) as folder:
         write_waveform(folder / path.name, waveform, sample_rate, subtype=options.subtype)
         if options.judge is not None and not record["rendered"]:
-            stored, _ = read_waveform(folder / path.name)
+            stored, _ = read_samples(folder / path.name)
             record = record | {"direction": options.judge.hear(stored, sample_rate, azimuth_deg)}
         if options.picture:
             draw_clip(waveform, sample_rate, record, folder / f"{path.stem}.png")
@@ -291,7 +299,7 @@ def write_clip(
     return WrittenClip(path=path, record=record, replaced=replaced)
 
 
-def draw_clip(waveform: Tensor, sample_rate: int, record: dict[str, Any], picture: Path) -> None:
+def draw_clip(waveform: Any, sample_rate: int, record: dict[str, Any], picture: Path) -> None:
     """Draw both ears of a clip (2, S), with the words and directions of its record, into a PNG file."""
     from dualspec.plots import spectrogram_figure
 
@@ -305,7 +313,7 @@ def draw_clip(waveform: Tensor, sample_rate: int, record: dict[str, Any], pictur
     )
 
 
-def model_facts(pipeline: DualSpecPipeline, folder: Path) -> dict[str, Any]:
+def model_facts(pipeline: DualSpecPipeline | OnnxPipeline, folder: Path) -> dict[str, Any]:
     """Say exactly which model was loaded from a folder: the SHA-256 of every config and weights file by part."""
     parts = ["denoiser", *pipeline.config.parts, *(["vocoder"] if pipeline.vocoder is not None else [])]
     hashes = {
@@ -321,12 +329,11 @@ def model_facts(pipeline: DualSpecPipeline, folder: Path) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
+def versions(engine: Engine = "torch") -> dict[str, str]:
     """Return the versions of what decides about samples."""
     import dualspec
 
-    libraries = {name: version(name) for name in ("torch", "diffusers", "transformers")}
-    return {"dualspec": dualspec.__version__, **libraries}
+    return {"dualspec": dualspec.__version__, **{name: version(name) for name in _LIBRARIES[engine]}}
 
 
 def _asked(request: ClipRequest) -> dict[str, Any]:
@@ -350,10 +357,9 @@ def _record(request: ClipRequest, candidate: Candidate, facts: dict[str, Any]) -
         "seed": candidate.seed,
         "gain_db": round(candidate.gain_db, 6) + 0.0,
         **facts,
-        "num_threads": torch.get_num_threads(),
     }
 
 
-def _peak_db(waveform: Tensor) -> float | None:
-    peak = float(waveform.abs().max())
+def _peak_db(waveform: Any) -> float | None:
+    peak = float(abs(waveform).max())
     return round(20 * math.log10(peak), 3) if peak > 0 else None

@@ -1,40 +1,65 @@
 """Model folders: `model_index.json` beside one weights folder per part, and the model that is embedded here."""
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dualspec.audio.waveform import audio_info, read_waveform
-from dualspec.config import load_json, override, save_json
+from dualspec.bundle import (
+    HEAD_NAME,
+    INDEX_NAME,
+    LOCALIZERS,
+    embedded_bundle,
+    judge_facts,
+    localizer_folder,
+    localizer_notes,
+    read_events,
+    read_head,
+    read_index,
+    target_head,
+    write_events,
+    write_head,
+    write_index,
+)
+from dualspec.config import override
 from dualspec.diffusion.variant import VariantConfig
-from dualspec.files import read_json, write_text_atomic
 from dualspec.hearing.localizer import Localizer, LocalizerConfig
 from dualspec.hearing.proof import DirectionJudge, HeadCues
 from dualspec.latents.vae import VaeConfig
 from dualspec.synthesis.reconstruct import shares_framing
 from dualspec.synthesis.vocoder import GriffinLimConfig, HifiGanConfig, IstftHeadConfig
-from dualspec.training.weights import load_module, read_config, read_hashes, read_notes, read_state, save_state
+from dualspec.training.weights import load_module, read_config, read_notes, read_state, save_state
 
-INDEX_NAME = "model_index.json"
-HEAD_NAME = "head.json"
-EVENTS_NAME = "events.txt"
-FORMAT_VERSION = 1
-MAX_INDEX_BYTES = 1 << 16
+__all__ = [
+    "HEAD_NAME",
+    "INDEX_NAME",
+    "LOCALIZERS",
+    "LoadedLocalizer",
+    "assemble",
+    "embedded_bundle",
+    "load_judge",
+    "load_localizer",
+    "localizer_folder",
+    "needs_vocoder",
+    "read_events",
+    "read_head",
+    "read_index",
+    "write_events",
+    "write_head",
+    "write_index",
+]
+
 VOCODER_CONFIGS: dict[str, type] = {
     "HifiGanConfig": HifiGanConfig,
     "IstftHeadConfig": IstftHeadConfig,
     "GriffinLimConfig": GriffinLimConfig,
 }
 PART_CONFIGS: dict[str, type] = {"VaeConfig": VaeConfig, **VOCODER_CONFIGS}
-LOCALIZERS = ("paper", "robust")  # the embedded ones
-TRUSTED_ACCURACY = 0.99  # below this share of true clips a localizer's scores carry a warning (decision 24)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,19 +72,14 @@ class LoadedLocalizer:
     held_out_accuracy: float | None  # share of true clips of unseen recordings that it places; None: never measured
 
     @property
-    def warning(self) -> str | None:
-        """Return the line that a score of this judge must carry, if any."""
-        if self.held_out_accuracy is None:
-            return "the accuracy of the judge itself was never measured"
-        if self.held_out_accuracy < TRUSTED_ACCURACY:
-            return f"the judge itself is right on only {100 * self.held_out_accuracy:.1f} % of true clips"
-        return None
-
-    @property
     def facts(self) -> dict[str, Any]:
         """Return what a record says of this localizer: JSON values, with the warning only where there is one."""
-        facts = {"name": self.name, "sha256": self.sha256, "held_out_accuracy": self.held_out_accuracy}
-        return facts | ({"warning": self.warning} if self.warning is not None else {})
+        return judge_facts(self.name, self.sha256, self.held_out_accuracy)
+
+    @property
+    def warning(self) -> str | None:
+        """Return the line that a score of this judge must carry, if any."""
+        return self.facts.get("warning")
 
     def listen(self, file: Path, *, max_seconds: float = 600.0) -> dict[str, Any]:
         """Say from where a recording is heard.
@@ -91,20 +111,6 @@ class LoadedLocalizer:
         }
 
 
-def localizer_folder(name_or_folder: str | Path) -> Path:
-    """Return the weights folder of an embedded localizer, or the folder itself.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-    """
-    embedded = str(name_or_folder) in LOCALIZERS
-    folder = _bundle(f"localizers/{name_or_folder}") if embedded else Path(name_or_folder)
-    if not folder.is_dir():
-        hint = "this installation has not embedded it" if embedded else f"or name one of {', '.join(LOCALIZERS)}"
-        raise FileNotFoundError(f"no localizer in {folder}; give a weights folder, {hint}")
-    return folder
-
-
 def load_localizer(name_or_folder: str | Path = "robust") -> LoadedLocalizer:
     """Load a localizer, one of `LOCALIZERS` or a weights folder, frozen and in evaluation mode, its hashes checked.
 
@@ -114,56 +120,8 @@ def load_localizer(name_or_folder: str | Path = "robust") -> LoadedLocalizer:
     """
     folder = localizer_folder(name_or_folder)
     localizer, _ = load_module(folder, {"LocalizerConfig": LocalizerConfig}, Localizer)
-    notes = read_notes(folder)
-    return LoadedLocalizer(
-        localizer=localizer,
-        name=str(notes.get("localizer", folder.name)),
-        sha256="+".join(read_hashes(folder).values()),
-        held_out_accuracy=notes.get("held_out_accuracy"),
-    )
-
-
-def _bundle(name: str) -> Path:
-    return Path(str(resources.files("dualspec") / "bundles" / name))
-
-
-def embedded_bundle() -> Path:
-    """Return the folder of the embedded model.
-
-    Raises:
-        FileNotFoundError: this installation has none.
-    """
-    folder = _bundle("default")
-    if not folder.is_dir():
-        raise FileNotFoundError("this installation has no embedded model; give a folder with --model")
-    return folder
-
-
-def write_index(folder: Path, variant: str, parts: Sequence[str]) -> None:
-    """Write the index of a model folder; the class name is what hubs show."""
-    index: dict[str, Any] = {"_class_name": "DualSpecPipeline", "format_version": FORMAT_VERSION}
-    index |= {"variant": variant, "parts": sorted(parts)}
-    write_text_atomic(folder / INDEX_NAME, json.dumps(index, indent=2) + "\n")
-
-
-def read_index(folder: Path) -> list[str]:
-    """Return the names of the parts of a model folder.
-
-    Raises:
-        FileNotFoundError: there is no index.
-        ValueError: it is no index of this format.
-    """
-    path = folder / INDEX_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"no model in {folder}: {INDEX_NAME} is missing")
-    index = read_json(path, max_bytes=MAX_INDEX_BYTES)
-    if (
-        not isinstance(index, dict)
-        or (index.get("format_version"), index.get("_class_name")) != (FORMAT_VERSION, "DualSpecPipeline")
-        or not isinstance(index.get("parts"), list)
-    ):
-        raise ValueError(f"{path} must be the index of a dualspec model, got another format; restore the folder")
-    return [str(part) for part in index["parts"]]
+    name, sha256, accuracy = localizer_notes(folder)
+    return LoadedLocalizer(localizer=localizer, name=name, sha256=sha256, held_out_accuracy=accuracy)
 
 
 def needs_vocoder(config: VariantConfig, vaes: dict[str, VaeConfig]) -> bool:
@@ -233,37 +191,6 @@ def assemble(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_head(folder: Path) -> HeadCues | None:
-    """Return the cues of the head that a model's training clips were rendered with; None where its folder has none.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    return load_json(HeadCues, folder / HEAD_NAME) if (folder / HEAD_NAME).is_file() else None
-
-
-def write_head(folder: Path, head: HeadCues | None) -> None:
-    """Write these cues beside a model's parts; None leaves no file behind."""
-    if head is None:
-        (folder / HEAD_NAME).unlink(missing_ok=True)
-    else:
-        save_json(head, folder / HEAD_NAME)
-
-
-def read_events(folder: Path) -> list[str]:
-    """Return the labels that a model was trained on, the commonest first; none where the folder does not say."""
-    path = folder / EVENTS_NAME
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-
-
-def write_events(folder: Path, events: Sequence[str]) -> None:
-    """Write these labels beside a model's parts; none leave no file behind."""
-    if events:
-        write_text_atomic(folder / EVENTS_NAME, "\n".join(events) + "\n")
-    else:
-        (folder / EVENTS_NAME).unlink(missing_ok=True)
-
-
 def load_judge(
     folder: str | Path | None = None, *, localizer: str | Path = "robust", target: HeadCues | None = None
 ) -> DirectionJudge:
@@ -278,8 +205,5 @@ def load_judge(
         FileNotFoundError: weights are missing.
         ValueError: a file is damaged.
     """
-    if target is None:
-        own = read_head(Path(folder) if folder is not None else embedded_bundle())
-        target = own or load_json(HeadCues, _bundle("sphere.json"))
-    loaded = load_localizer(localizer)
+    loaded, target = load_localizer(localizer), target or target_head(folder)
     return DirectionJudge(localizer=loaded.localizer, facts=loaded.facts, target=target)

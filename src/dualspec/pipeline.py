@@ -7,7 +7,7 @@ of a head are carried along for whoever judges, and never read.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -65,6 +65,8 @@ class DualSpecPipeline:
     Use `DualSpecPipeline.from_pretrained()`. Paper Fig. 1.
     """
 
+    engine: Literal["torch"] = "torch"
+
     def __init__(
         self,
         config: VariantConfig,
@@ -89,6 +91,11 @@ class DualSpecPipeline:
         for module in self._modules():  # frozen: the choice of kernels, and so the last bits, depend on it
             module.eval().requires_grad_(False)
         self.device = torch.device("cpu")
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that share one operation on the CPU."""
+        return torch.get_num_threads()
 
     @property
     def sample_rate(self) -> int:

@@ -9,17 +9,15 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+import numpy as np
 
 from dualspec.audio.azimuth import LEFT, RIGHT, check_azimuth_deg, class_azimuth_deg
-from dualspec.features.stft import StftConfig, stft
 from dualspec.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.projections.polar import PolarAxes
+    from torch import Tensor
 
 FrequencyScale = Literal["linear", "log"]
 
@@ -31,7 +29,7 @@ _DPI = 120
 
 
 def spectrogram_figure(
-    waveform: Tensor,
+    waveform: Tensor | np.ndarray,
     sample_rate: int,
     path: str | os.PathLike[str],
     *,
@@ -62,7 +60,8 @@ def spectrogram_figure(
     from matplotlib.figure import Figure
 
     _check_png(path)
-    if waveform.ndim != 2 or len(waveform) != 2 or waveform.shape[-1] < 1 or not bool(torch.isfinite(waveform).all()):
+    samples = np.asarray(waveform.detach().cpu() if hasattr(waveform, "detach") else waveform, dtype=np.float64)
+    if samples.ndim != 2 or len(samples) != 2 or samples.shape[-1] < 1 or not np.isfinite(samples).all():
         raise ValueError(
             f"waveform must be finite with shape (2, S), got {tuple(waveform.shape)}; give the left and the right ear"
         )
@@ -73,12 +72,12 @@ def spectrogram_figure(
             f"range_db must be positive and sample_rate at least 1000 Hz, got {range_db} and {sample_rate}; "
             "80 dB are usual"
         )
-    decibels, extent = _decibels(waveform, sample_rate, range_db)
+    decibels, extent = _decibels(samples, sample_rate, range_db)
     figure = Figure(figsize=(7.2, 5.2), dpi=_DPI, layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
     for axis, ear, name in ((axes[0], LEFT, "left ear"), (axes[1], RIGHT, "right ear")):
         mesh = axis.imshow(
-            decibels[ear].T.numpy(),
+            decibels[ear].T,
             origin="lower",
             aspect="auto",
             interpolation="nearest",
@@ -105,7 +104,7 @@ def spectrogram_figure(
 
 
 def direction_figure(
-    probabilities: Sequence[float] | Tensor,
+    probabilities: Sequence[float] | np.ndarray,
     path: str | os.PathLike[str],
     *,
     asked_deg: float | None = None,
@@ -130,8 +129,8 @@ def direction_figure(
     from matplotlib.figure import Figure
 
     _check_png(path)
-    values = torch.as_tensor(probabilities, dtype=torch.float64).cpu()
-    if values.ndim != 1 or len(values) < 2 or not bool(((values >= 0) & (values <= 1 + 1e-6)).all()):
+    values = np.asarray(probabilities, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 2 or not ((values >= 0) & (values <= 1 + 1e-6)).all():
         raise ValueError(f"probabilities must be two or more in [0, 1], got {values.tolist()!r:.80}; pass one clip's")
     figure = Figure(figsize=(3.6, 3.8), dpi=_DPI, layout="constrained")
     axis: Any = figure.add_subplot(projection="polar")
@@ -204,21 +203,27 @@ def curves_figure(
     _write(figure, path)
 
 
-def _decibels(waveform: Tensor, sample_rate: int, range_db: float) -> tuple[Tensor, tuple[float, float, float, float]]:
+def _decibels(
+    samples: np.ndarray, sample_rate: int, range_db: float
+) -> tuple[np.ndarray, tuple[float, float, float, float]]:
     """Return levels (2, T, F), dB, 0 at the loudest point of both ears, and their edges: s, s, kHz, kHz."""
     n_fft = max(2 * round(_WINDOW_S * sample_rate / 2), 16)
-    config = StftConfig(n_fft=n_fft, win_length=n_fft, hop_length=n_fft // 4)
-    samples = waveform.detach().cpu().double()
-    padded = functional.pad(samples, (0, max(0, n_fft - samples.shape[-1])))
-    power = stft(padded, config).abs().square()
-    hop_s, bin_khz = config.hop_length / sample_rate, sample_rate / n_fft / 1000.0
-    extent = (-0.5 * hop_s, (power.shape[1] - 0.5) * hop_s, 0.5 * bin_khz, (config.num_bins + 0.5) * bin_khz)
+    hop, num_samples = n_fft // 4, max(samples.shape[-1], n_fft)
+    padded = np.pad(samples, ((0, 0), (0, num_samples - samples.shape[-1])))
+    padded = np.pad(padded, ((0, 0), (n_fft // 2, n_fft // 2)), mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft, axis=-1)[:, ::hop][:, : num_samples // hop]
+    window = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(n_fft) / n_fft)
+    power = np.abs(np.fft.rfft(frames * window)[..., 1:]) ** 2
+    hop_s, bin_khz = hop / sample_rate, sample_rate / n_fft / 1000.0
+    extent = (-0.5 * hop_s, (power.shape[1] - 0.5) * hop_s, 0.5 * bin_khz, (power.shape[2] + 0.5) * bin_khz)
     if power.shape[1] > MAX_COLUMNS:
-        power = functional.adaptive_avg_pool1d(power.transpose(1, 2), MAX_COLUMNS).transpose(1, 2)
-    loudest = float(power.max())
-    floor = 10.0 ** (-range_db / 10.0)
-    relative = (power / loudest).clamp(min=floor) if loudest > 0.0 else torch.full_like(power, floor)
-    return 10.0 * relative.log10(), extent
+        edges = np.arange(MAX_COLUMNS + 1) * power.shape[1] / MAX_COLUMNS
+        first, last = np.floor(edges[:-1]).astype(int), np.ceil(edges[1:]).astype(int)
+        sums = np.cumsum(np.pad(power, ((0, 0), (1, 0), (0, 0))), axis=1)
+        power = ((sums[:, last] - sums[:, first]) / (last - first)[:, None]).clip(min=0.0)
+    loudest, floor = float(power.max()), 10.0 ** (-range_db / 10.0)
+    relative = (power / loudest).clip(min=floor) if loudest > 0.0 else np.full_like(power, floor)
+    return 10.0 * np.log10(relative), extent
 
 
 def _orient(axis: PolarAxes) -> None:

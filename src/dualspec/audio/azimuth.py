@@ -8,12 +8,14 @@ Ears are always ordered left, right.
 from __future__ import annotations
 
 import math
+import sys
 from numbers import Real
-from typing import Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar, overload
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LEFT = 0
 """Channel index of the left ear."""
@@ -22,7 +24,7 @@ RIGHT = 1
 NUM_SECTORS = 12
 """Number of directions of the paper's grid, 30 degrees apart."""
 
-Angle = TypeVar("Angle", float, np.ndarray, Tensor)
+Angle = TypeVar("Angle", float, np.ndarray, "Tensor")
 
 MEDIAN_TOLERANCE_DEG = 1e-6
 
@@ -36,9 +38,9 @@ def wrap_deg(angle_deg: Angle) -> Angle:
     Returns:
         The same direction in [0, 360), degrees, of the same kind and shape.
     """
-    if isinstance(angle_deg, Tensor):
-        wrapped = torch.remainder(angle_deg, 360)
-        return torch.where(wrapped >= 360, torch.zeros_like(wrapped), wrapped)
+    if _is_tensor(angle_deg):
+        wrapped = angle_deg.remainder(360)
+        return wrapped.where(wrapped < 360, wrapped.new_zeros(()))
     if isinstance(angle_deg, np.ndarray):
         remainder = np.mod(angle_deg, 360)
         return np.where(remainder >= 360, np.zeros_like(remainder), remainder)
@@ -111,10 +113,10 @@ def azimuth_class(
     Paper section IV: twelve azimuth classes, 30 degrees each.
     """
     _check_num_sectors(num_sectors)
-    if isinstance(azimuth_deg, Tensor):
-        sectors = torch.floor(azimuth_deg.double() * (num_sectors / 360.0) + 0.5)
-        _check_finite(bool(torch.isfinite(sectors).all()))
-        return torch.remainder(sectors, num_sectors).long()
+    if _is_tensor(azimuth_deg):
+        sectors = (azimuth_deg.double() * (num_sectors / 360.0) + 0.5).floor()
+        _check_finite(bool(sectors.isfinite().all()))
+        return sectors.remainder(num_sectors).long()
     if isinstance(azimuth_deg, np.ndarray):
         indices = np.floor(azimuth_deg.astype(np.float64) * (num_sectors / 360.0) + 0.5)
         _check_finite(bool(np.isfinite(indices).all()))
@@ -145,7 +147,7 @@ def class_azimuth_deg(
         ValueError: when an index is outside the grid.
     """
     _check_num_sectors(num_sectors)
-    if isinstance(azimuth_class, Tensor):
+    if _is_tensor(azimuth_class):
         inside = bool(((azimuth_class >= 0) & (azimuth_class < num_sectors)).all())
     else:
         inside = bool(np.all((np.asarray(azimuth_class) >= 0) & (np.asarray(azimuth_class) < num_sectors)))
@@ -153,8 +155,8 @@ def class_azimuth_deg(
         raise ValueError(
             f"azimuth_class must be 0 to {num_sectors - 1}, got {azimuth_class!r:.60}; use azimuth_class() to get one"
         )
-    if isinstance(azimuth_class, Tensor):
-        return azimuth_class.to(torch.float32) * (360.0 / num_sectors)
+    if _is_tensor(azimuth_class):
+        return azimuth_class.float() * (360.0 / num_sectors)
     if isinstance(azimuth_class, np.ndarray):
         return azimuth_class.astype(np.float64) * (360.0 / num_sectors)
     return float(azimuth_class) * 360.0 / num_sectors
@@ -205,6 +207,12 @@ def lateral_side(azimuth_deg: float) -> Literal["left", "right", "median"]:
     if min(angle, 360.0 - angle, abs(angle - 180.0)) <= MEDIAN_TOLERANCE_DEG:
         return "median"
     return "left" if angle < 180.0 else "right"
+
+
+def _is_tensor(value: Any) -> TypeGuard[Tensor]:
+    """Tell tensors without loading torch: where it is not loaded there are none."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def _check_num_sectors(num_sectors: int) -> None:

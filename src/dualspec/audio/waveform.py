@@ -10,13 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import soundfile
-import soxr
-import torch
-from torch import Tensor
 
 from dualspec.audio.audio_file import (
     MAX_SAMPLE_RATE,
@@ -29,6 +26,9 @@ from dualspec.audio.audio_file import (
     open_checked,
 )
 from dualspec.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PCM16_SCALE = 32_768.0
 Subtype = Literal["PCM_16", "PCM_24", "FLOAT"]
@@ -83,6 +83,19 @@ def read_waveform(
         AudioFileError: (a ValueError) the file is empty, unreadable, wrongly named, truncated, too long, has too many
             channels, an impossible rate, or samples that are not finite.
     """
+    import torch
+
+    samples, own_rate = read_samples(path, mono=mono, max_seconds=max_seconds, max_channels=max_channels)
+    waveform = torch.from_numpy(samples)
+    if sample_rate is None or sample_rate == own_rate:
+        return waveform, own_rate
+    return resample(waveform, own_rate, sample_rate), sample_rate
+
+
+def read_samples(
+    path: str | Path, *, mono: bool = False, max_seconds: float = 600.0, max_channels: int = 8
+) -> tuple[np.ndarray, int]:
+    """Read an audio file as `read_waveform` does, at its own rate, as an array: torch is not loaded."""
     path = Path(path)
     with open_checked(path) as file:
         info = info_of(file)
@@ -92,15 +105,12 @@ def read_waveform(
         raise AudioFileError("not_finite", f"{path} must hold finite samples, got NaN or infinity; export it again")
     if mono:
         samples = samples.mean(axis=1, keepdims=True)
-    waveform = torch.from_numpy(np.ascontiguousarray(samples.T))
-    if sample_rate is None or sample_rate == info.sample_rate:
-        return waveform, info.sample_rate
-    return resample(waveform, info.sample_rate, sample_rate), sample_rate
+    return np.ascontiguousarray(samples.T), info.sample_rate
 
 
 def write_waveform(
     path: str | Path,
-    waveform: Tensor,
+    waveform: Tensor | np.ndarray,
     sample_rate: int,
     *,
     subtype: Subtype | None = None,
@@ -130,10 +140,10 @@ def write_waveform(
         raise ValueError(f"waveform must be (C, S) and not empty, got {tuple(waveform.shape)}; add the channel axis")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another name or pass overwrite=True")
-    gain = 1.0
-    if waveform.dtype != torch.int16:
-        waveform, gain = _fit_to_full_scale(waveform.detach().to("cpu", torch.float64), clip)
-    data = _to_storage(waveform, subtype_name)
+    gain, samples = 1.0, waveform if isinstance(waveform, np.ndarray) else waveform.detach().cpu().numpy()
+    if samples.dtype != np.int16:
+        samples, gain = _fit_to_full_scale(samples.astype(np.float64), clip)
+    data = _to_storage(samples, subtype_name)
     _write_atomic(path, data, sample_rate, file_format, subtype_name)
     return gain
 
@@ -158,6 +168,8 @@ def code_and_decode(waveform: Tensor, sample_rate: int, codec: Literal["opus", "
     lowest, highest, kind = _CODECS[codec]
     rate = bit_rate / len(waveform) if codec == "opus" else bit_rate  # libsndfile's scale is per channel for Opus
     level = min(1.0, max(0.0, (highest - rate) / (highest - lowest)))
+    import torch
+
     samples = waveform.detach().to("cpu", torch.float32).numpy().T
     with TemporaryFile() as stream:  # by its number: a Python stream would be called back, where Ctrl-C gets lost
         file = stream.fileno()
@@ -185,8 +197,12 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
             )
     if waveform.shape[-1] == 0:
         raise ValueError("waveform must hold at least one sample, got none; nothing can be resampled")
+    import torch
+
     if from_rate == to_rate:
         return waveform.to("cpu", torch.float32)
+    import soxr
+
     flat = waveform.detach().to("cpu", torch.float32).reshape(-1, waveform.shape[-1])
     rows = [soxr.resample(row, from_rate, to_rate, quality="HQ") for row in flat.numpy()]
     return torch.from_numpy(np.stack(rows)).reshape(*waveform.shape[:-1], -1)
@@ -204,6 +220,8 @@ def crop_or_pad(waveform: Tensor, num_samples: int) -> Tensor:
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}; give a length in samples")
+    import torch
+
     missing = num_samples - waveform.shape[-1]
     return torch.nn.functional.pad(waveform, (0, missing)) if missing > 0 else waveform[..., :num_samples]
 
@@ -217,8 +235,7 @@ def to_pcm16(waveform: Tensor) -> Tensor:
     Returns:
         (..., S) int16.
     """
-    scaled = (waveform.to(torch.float64) * PCM16_SCALE).round()
-    return scaled.clamp(-PCM16_SCALE, PCM16_SCALE - 1).to(torch.int16)
+    return (waveform.double() * PCM16_SCALE).round().clamp(-PCM16_SCALE, PCM16_SCALE - 1).short()
 
 
 def from_pcm16(pcm: Tensor) -> Tensor:
@@ -230,7 +247,7 @@ def from_pcm16(pcm: Tensor) -> Tensor:
     Returns:
         (..., S) float32.
     """
-    return pcm.to(torch.float32) / PCM16_SCALE
+    return pcm.float() / PCM16_SCALE
 
 
 class Pcm16Reader:
@@ -272,6 +289,8 @@ class Pcm16Reader:
             ) from error
         if len(pcm) != num_samples:
             raise AudioFileError("truncated", f"{self.path} must be complete, got {len(pcm)} samples; prepare it again")
+        import torch
+
         return torch.from_numpy(pcm)
 
     def close(self) -> None:
@@ -347,32 +366,31 @@ def _output_format(path: Path, subtype: Subtype | None, sample_rate: int) -> tup
     return file_format, subtype or "PCM_16"
 
 
-def _fit_to_full_scale(waveform: Tensor, clip: Literal["refuse", "scale"]) -> tuple[Tensor, float]:
-    if not torch.isfinite(waveform).all():
+def _fit_to_full_scale(samples: np.ndarray, clip: Literal["refuse", "scale"]) -> tuple[np.ndarray, float]:
+    if not np.isfinite(samples).all():
         raise ValueError("waveform must be finite, got NaN or infinity; nothing was written")
-    peak = float(waveform.abs().max())
+    peak = float(np.abs(samples).max())
     if peak <= 1.0:
-        return waveform, 1.0
+        return samples, 1.0
     if clip != "scale":
         raise ValueError(f"waveform must lie in [-1, 1], got a peak of {peak:.4g}; lower it or pass clip='scale'")
     warnings.warn(
         f"waveform peak {peak:.4g} lies beyond full scale; all channels scaled by {1 / peak:.4g}", stacklevel=3
     )
-    return (waveform / peak).clamp(-1.0, 1.0), 1.0 / peak
+    return (samples / peak).clip(-1.0, 1.0), 1.0 / peak
 
 
-def _to_storage(waveform: Tensor, subtype: str) -> np.ndarray:
-    """(C, S) tensor to the (S, C) array whose integers the file will hold."""
-    if waveform.dtype == torch.int16:
+def _to_storage(samples: np.ndarray, subtype: str) -> np.ndarray:
+    """(C, S) to the (S, C) array whose integers the file will hold."""
+    if samples.dtype == np.int16:
         if subtype not in ("PCM_16", "OPUS"):
             raise ValueError(f"subtype must be PCM_16 for int16 samples, got {subtype!r}; pass a float waveform")
-        return waveform.cpu().numpy().T
+        return samples.T
     if subtype == "PCM_16":
-        return to_pcm16(waveform).numpy().T
+        return (samples * PCM16_SCALE).round().clip(-PCM16_SCALE, PCM16_SCALE - 1).astype(np.int16).T
     if subtype == "PCM_24":
-        scaled = (waveform * 2**23).round().clamp(-(2**23), 2**23 - 1)
-        return (scaled * 256).to(torch.int32).numpy().T
-    return waveform.to(torch.float32).numpy().T
+        return ((samples * 2**23).round().clip(-(2**23), 2**23 - 1) * 256).astype(np.int32).T
+    return samples.astype(np.float32).T
 
 
 def _write_atomic(path: Path, data: np.ndarray, sample_rate: int, file_format: str, subtype: str) -> None:

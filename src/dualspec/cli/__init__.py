@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -75,4 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code; `dualspec.cli.door` says what it means.
     """
+    # Threads of torch that wait for work spin this often before they leave their core to others (libgomp).
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     return run(app, list(sys.argv[1:] if arguments is None else arguments))

@@ -16,8 +16,12 @@ from dualspec.cli.console import progress_bar
 from dualspec.cli.door import note, refuse, usage
 
 if TYPE_CHECKING:
+    from dualspec.engine.ears import OnnxJudge
+    from dualspec.engine.pipeline import OnnxPipeline
     from dualspec.generation import Head, WrittenClip
     from dualspec.hearing.proof import DirectionJudge
+    from dualspec.model_folder import LoadedLocalizer
+    from dualspec.pipeline import DualSpecPipeline
     from dualspec.prompt_lists import ClipRequest
 
 
@@ -55,6 +59,12 @@ def generate(
     duration: Annotated[float | None, typer.Option(help="Seconds.  [default: the model's]")] = None,
     model: Annotated[Path | None, typer.Option(help="Model folder.  [default: the embedded model]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: the GPU, if any]")] = None,
+    engine: Annotated[
+        Literal["auto", "onnx", "torch"],
+        typer.Option(
+            help="What computes. onnx starts sooner, on the CPU; auto takes it where it can do what is asked."
+        ),
+    ] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Clips denoised at once.")] = 8,
     picture: Annotated[bool, typer.Option("--picture/--no-picture", help="Write spectrograms of both ears.")] = True,
     subtype: Annotated[Literal["PCM_16", "PCM_24"], typer.Option(help="Sample format.")] = "PCM_16",
@@ -97,31 +107,25 @@ def generate(
 
 def _write(said: SimpleNamespace, requests: list[ClipRequest]) -> None:
     """Generate and write the clips as the command says, a line for each."""
+    from dualspec.bundle import embedded_bundle
     from dualspec.files import remove_leftovers
     from dualspec.generation import OutputOptions, generate_clips, model_facts, run_facts, stands, whole_batches
-    from dualspec.model_folder import embedded_bundle, load_localizer
-    from dualspec.pipeline import DualSpecPipeline
-    from dualspec.training.processes import check_device
 
     rank, num_processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    with usage():
-        device = check_device(said.device)
-    if device == "cuda" and num_processes > 1:
-        device = f"cuda:{os.environ.get('LOCAL_RANK', rank)}"
     folder = said.model if said.model is not None else embedded_bundle()
-    pipeline = DualSpecPipeline.from_pretrained(folder, device=device)
+    pipeline = _pipeline(said, folder)
     with usage():
         sampling = pipeline.sampling_config(said.steps, said.guidance, said.sampler)
         pipeline.num_samples(said.duration)
-    judge = _judge(folder, said.target_head) if said.proof else None
+    judge = _judge(pipeline, folder, said.target_head) if said.proof else None
     head = _head(said.sofa, pipeline.sample_rate)
     for folder_of_clip in {request.path.parent for request in requests}:
         folder_of_clip.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder_of_clip)
     options = OutputOptions(subtype=said.subtype, picture=said.picture, judge=judge)
-    chooser = load_localizer("paper") if said.best_of > 1 else None
+    chooser = _chooser() if said.best_of > 1 else None
     model = model_facts(pipeline, folder)
-    facts = run_facts(model, sampling) | {"num_samples": pipeline.num_samples(said.duration)}
+    facts = run_facts(model, sampling, pipeline.engine) | {"num_samples": pipeline.num_samples(said.duration)}
     standing = partial(stands, facts=facts, options=options, head=head, chooser=chooser)
     is_list = said.manifest is not None or said.prompts is not None
     own = whole_batches(requests, said.batch_size)[rank::num_processes]
@@ -147,6 +151,40 @@ def _write(said: SimpleNamespace, requests: list[ClipRequest]) -> None:
             _report(clip)
     if judge is not None and "warning" in judge.facts:
         print(f"heard by the localizer {judge.facts['name']!r}: {judge.facts['warning']}")
+
+
+def _pipeline(said: SimpleNamespace, folder: Path) -> DualSpecPipeline | OnnxPipeline:
+    """Load the model into the engine that the command names or, by itself, into the one that starts sooner."""
+    if said.engine != "torch":
+        from dualspec.engine.pipeline import OnnxPipeline, obstacle
+
+        wish = _wish_for_torch(said)
+        reason = wish or obstacle(folder)
+        if reason is None:
+            return OnnxPipeline(folder)
+        if said.engine == "onnx":
+            refuse(f"--engine onnx must be asked for what it can do, got {reason}; say --engine torch")
+    from dualspec.pipeline import DualSpecPipeline
+    from dualspec.training.processes import check_device
+
+    with usage():
+        device = check_device(said.device)
+    if device == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', os.environ.get('RANK', '0'))}"
+    return DualSpecPipeline.from_pretrained(folder, device=device)
+
+
+def _wish_for_torch(said: SimpleNamespace) -> str | None:
+    """Name what only torch can do among the things that the command asks for; None if there is nothing."""
+    wishes = {
+        f"--device {said.device}": said.device not in (None, "cpu"),
+        "a GPU": said.device is None and said.engine == "auto" and Path("/proc/driver/nvidia/version").exists(),
+        "--sofa": said.sofa is not None,
+        "--best-of": said.best_of > 1,
+        "--target-head": said.target_head is not None,
+        f"--sampler {said.sampler}": said.sampler not in (None, "dpmpp"),
+    }
+    return next((wish for wish, present in wishes.items() if present), None)
 
 
 def _requests(said: SimpleNamespace) -> list[ClipRequest]:
@@ -209,13 +247,25 @@ def _head(sofa: Path | None, sample_rate: int) -> Head | None:
     if sofa is None:
         return None
     from dualspec.audio.hrir import load_sofa
+    from dualspec.files import sha256_of
     from dualspec.generation import Head
-    from dualspec.training.weights import sha256_of
 
     return Head(hrir_set=load_sofa(sofa, sample_rate=sample_rate), sha256=sha256_of(sofa))
 
 
-def _judge(model: Path, target_head: Path | None) -> DirectionJudge:
+def _chooser() -> LoadedLocalizer:
+    from dualspec.model_folder import load_localizer
+
+    return load_localizer("paper")
+
+
+def _judge(
+    pipeline: DualSpecPipeline | OnnxPipeline, model: Path, target_head: Path | None
+) -> DirectionJudge | OnnxJudge:
+    if pipeline.engine == "onnx":
+        from dualspec.engine.ears import load_onnx_judge
+
+        return load_onnx_judge(model, num_threads=pipeline.num_threads)
     from dualspec.model_folder import load_judge
 
     if target_head is None:

@@ -143,8 +143,8 @@ def _labels_of(data: Path) -> list[str]:
 def read_head_cues(sofa: Path) -> HeadCues:
     """Measure the cues of the head in a SOFA file."""
     from dualspec.audio.hrir import load_sofa
+    from dualspec.files import sha256_of
     from dualspec.hearing.proof import measure_head
-    from dualspec.training.weights import sha256_of
 
     return measure_head(load_sofa(sofa), sha256=sha256_of(sofa))
 

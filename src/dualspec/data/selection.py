@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from dualspec.audio.azimuth import NUM_SECTORS, check_azimuth_deg, class_azimuth_deg
 from dualspec.data.manifest import ManifestRow, Split, json_lines, read_manifest
 from dualspec.files import parse_json, write_text_atomic
@@ -54,6 +52,8 @@ def draw_pairs(num_clips: int, num: int, *, seed: int) -> list[tuple[int, int]]:
             f"num must be 1 to {num_clips * NUM_SECTORS} with {num_clips} clips at {NUM_SECTORS} azimuths, got {num}; "
             "take fewer"
         )
+    import torch
+
     order = torch.randperm(num_clips, generator=torch.Generator().manual_seed(seed)).tolist()
     # Counting up through the azimuths meets no pair twice before their common multiple with the clips; then one on.
     period = math.lcm(num_clips, NUM_SECTORS)

@@ -3,11 +3,13 @@
 Equations (8)-(11) of the paper.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PredictionType = Literal["epsilon", "v_prediction"]
 
@@ -75,7 +77,7 @@ def predicted_latents(noisy: Tensor, prediction: Tensor, alpha_bar: Tensor, pred
 def snr_weight(alpha_bar: Tensor, prediction_type: PredictionType, gamma: float | None = 5.0) -> Tensor:
     """Return γ_n (B,) of equation (11): min-SNR-γ, in the form of the target; None means 1. Decision 14."""
     if gamma is None:
-        return torch.ones_like(alpha_bar)
+        return alpha_bar.new_ones(alpha_bar.shape)
     snr = alpha_bar / (1 - alpha_bar).clamp(min=1e-12)
     divisor = snr if prediction_type == "epsilon" else snr + 1
     return snr.clamp(max=gamma) / divisor.clamp(min=1e-12)
@@ -83,6 +85,8 @@ def snr_weight(alpha_bar: Tensor, prediction_type: PredictionType, gamma: float 
 
 def part_loss(prediction: list[Tensor], target: list[Tensor]) -> Tensor:
     """Return the squared error per clip (B,): mean within each part, then their sum. Decision 10."""
+    import torch
+
     losses = [(p.float() - t.float()).square().flatten(1).mean(dim=1) for p, t in zip(prediction, target, strict=True)]
     return torch.stack(losses).sum(dim=0)
 

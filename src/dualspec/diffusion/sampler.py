@@ -1,17 +1,22 @@
 """Guidance and the denoising loop over the schedulers of diffusers. Equations (12)-(16)."""
 
+from __future__ import annotations
+
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 from dualspec.diffusion.objective import NoiseScheduleConfig
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
 SamplerName = Literal["ddpm", "ddim", "dpmpp", "unipc"]
 SAMPLERS: tuple[SamplerName, ...] = ("ddpm", "ddim", "dpmpp", "unipc")
-StepCallback = Callable[[int, int, Tensor], None]
+P = ParamSpec("P")
+StepCallback = Callable[[int, int, Any], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +72,28 @@ def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float) -> 
     return guidance_scale * conditional + (1.0 - guidance_scale) * unconditional
 
 
+def _without_gradients(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Decorate as `torch.no_grad` does, which must be loaded only where something is sampled."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        import torch
+
+        with torch.no_grad():
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
 def initial_noise(shape: tuple[int, ...], seeds: list[int], device: torch.device | str = "cpu") -> Tensor:
     """Return standard normal noise (len(seeds), *shape), each clip from its own seed, drawn on the CPU."""
+    import torch
+
     clips = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(clips).to(device)
 
 
-@torch.no_grad()
+@_without_gradients
 def sample(
     denoiser: nn.Module,
     schedule: NoiseScheduleConfig,
@@ -106,6 +126,8 @@ def sample(
 
     Paper section III-C and III-D, equations (12)-(16).
     """
+    import torch
+
     scheduler = make_scheduler(config.sampler, schedule)
     scheduler.set_timesteps(config.num_inference_steps, device=noise.device)
     latents = noise * scheduler.init_noise_sigma
@@ -138,11 +160,13 @@ def _step(
 
 def _stack_text(embeds: Tensor, mask: Tensor, negative: Tensor, negative_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Pad prompt and empty text to one length and stack them: (2·B, L, D) and (2·B, L)."""
+    import torch
+
     length = max(embeds.shape[1], negative.shape[1])
 
     def pad(states: Tensor, states_mask: Tensor) -> tuple[Tensor, Tensor]:
         missing = length - states.shape[1]
-        return nn.functional.pad(states, (0, 0, 0, missing)), nn.functional.pad(states_mask, (0, missing))
+        return torch.nn.functional.pad(states, (0, 0, 0, missing)), torch.nn.functional.pad(states_mask, (0, missing))
 
     (embeds, mask), (negative, negative_mask) = pad(embeds, mask), pad(negative, negative_mask)
     return torch.cat((embeds, negative)), torch.cat((mask, negative_mask))

@@ -104,7 +104,10 @@ class Localizer(nn.Module):
         """
         if waveform.ndim != 3 or waveform.shape[1] != 2:
             raise ValueError(f"waveform must have shape (B, 2, S), got {tuple(waveform.shape)}; give both ears")
-        magnitude, phase, heard = self.features(waveform)
+        return self.classify(*self.features(waveform))
+
+    def classify(self, magnitude: Tensor, phase: Tensor, heard: Tensor) -> Tensor:
+        """Score the sectors (B, num_sectors) of what `features` returns."""
         joined = torch.cat([self.magnitude_branch(magnitude), self.phase_branch(phase)], dim=1)
         refined = self.fusion(joined)  # (B, C, T, F)
         weight = heard[:, None, :: self.config.time_stride, None].to(refined.dtype)

@@ -7,14 +7,12 @@ held against what the head would give to the clip's own spectrum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from dualspec.audio.azimuth import (
     LEFT,
@@ -24,19 +22,23 @@ from dualspec.audio.azimuth import (
     mirror_front_back_deg,
     sector_grid_deg,
 )
-from dualspec.audio.waveform import resample
-from dualspec.hearing.cues import InterauralCues, audible, cue_errors, erb_edges_hz, interaural_cues, target_cues
-from dualspec.hearing.localizer import Localizer
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from dualspec.audio.hrir import HrirSet
+    from dualspec.hearing.cues import InterauralCues
+    from dualspec.hearing.localizer import Localizer
 
 NO_ANSWER = "silent in at least one ear"
 _COARSEST_BIN_HZ = 4.0
 _TIED_DEG = 1e-6
+_ERRORS = {"itd_us": "itd_error_us", "ild_db": "ild_error_db", "coherence": "coherence_error"}
 _ANSWERS = (
     *("no_answer", "heard_deg", "confidence", "expectation_deg", "error_deg", "front_back_confused"),
-    *("itd_us", "ild_db", "coherence", "itd_error_us", "ild_error_db", "coherence_error"),
+    *_ERRORS,
+    *_ERRORS.values(),
 )
 
 
@@ -75,24 +77,32 @@ class HeadCues:
         difference there; the sum over the bands is the broadband level difference, and without sound there is none.
         Between the stored directions all cues are interpolated linearly.
         """
-        share = 1.0 / (1.0 + 10.0 ** (-0.1 * self._between(np.array(self.ild_db), azimuths_deg)))
-        everywhere = torch.ones(len(power), dtype=torch.bool)
-        return InterauralCues(
-            itd_us=self._between(np.array(self.itd_us)[:, None], azimuths_deg)[:, 0],
-            ild_db=10.0 * ((power * share).sum(-1) / (power * (1.0 - share)).sum(-1)).log10(),
-            coherence=self._between(np.array(self.coherence)[:, None], azimuths_deg)[:, 0],
-            audible=everywhere,
-            timed=everywhere,
-        )
+        import torch
 
-    def _between(self, table: np.ndarray, azimuths_deg: Sequence[float]) -> Tensor:
-        """Interpolate the columns of a table (A, K) at the azimuths (N,): (N, K)."""
-        columns = [np.interp(azimuths_deg, self.azimuths_deg, column, period=360.0) for column in table.T]
-        return torch.from_numpy(np.stack(columns, axis=-1))
+        from dualspec.hearing.cues import InterauralCues
+
+        itd_us, share, coherence = (torch.from_numpy(table) for table in self.between(azimuths_deg))
+        everywhere = torch.ones(len(power), dtype=torch.bool)
+        ild_db = 10.0 * ((power * share).sum(-1) / (power * (1.0 - share)).sum(-1)).log10()
+        return InterauralCues(itd_us=itd_us, ild_db=ild_db, coherence=coherence, audible=everywhere, timed=everywhere)
+
+    def between(self, azimuths_deg: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return ITD (N,), the left ear's share of a sound's power in each band (N, K), and coherence (N,) at azimuths.
+
+        Between the stored directions all are interpolated linearly, the share as the level difference.
+        """
+        tables = (np.array(self.itd_us)[None], np.array(self.ild_db).T, np.array(self.coherence)[None])
+        itd_us, ild_db, coherence = (
+            np.stack([np.interp(azimuths_deg, self.azimuths_deg, row, period=360.0) for row in table], axis=-1)
+            for table in tables
+        )
+        return itd_us[:, 0], 1.0 / (1.0 + 10.0 ** (-0.1 * ild_db)), coherence[:, 0]
 
 
 def band_edges_hz(sample_rate: int) -> tuple[float, ...]:
     """Return the edges (K + 1,) of 24 bands, equally wide on the ERB-rate scale, from 20 Hz to half the sample rate."""
+    from dualspec.hearing.cues import erb_edges_hz
+
     return tuple(round(edge, 2) for edge in erb_edges_hz(20.0, sample_rate / 2, 24))
 
 
@@ -103,6 +113,8 @@ def measure_head(
 
     Azimuths (A,) ascend; None takes the twelve of the grid. Between measured directions the responses are interpolated.
     """
+    from dualspec.hearing.cues import target_cues
+
     azimuths = sector_grid_deg() if azimuths_deg is None else tuple(azimuths_deg)
     flat = target_cues(hrir_set, azimuths, method="interpolate")
     edges_hz = band_edges_hz(hrir_set.sample_rate)
@@ -128,7 +140,7 @@ class DirectionJudge:
     facts: dict[str, Any]  # of the localizer, JSON values: name, SHA-256, warning
     target: HeadCues
 
-    def hear(self, waveform: Tensor, sample_rate: int, asked_deg: float | None = None) -> dict[str, Any]:
+    def hear(self, waveform: Tensor | np.ndarray, sample_rate: int, asked_deg: float | None = None) -> dict[str, Any]:
         """Prove where one clip is.
 
         Args:
@@ -141,23 +153,52 @@ class DirectionJudge:
             through the ears), the three cues and their absolute errors against the target. What cannot be said is
             None; a clip with a silent ear has no answer at all, and `no_answer` says why.
         """
-        clip = resample(waveform, sample_rate, self.localizer.config.sample_rate)[None]
-        block: dict[str, Any] = {"asked_deg": asked_deg} | dict.fromkeys(_ANSWERS)
-        block |= {"localizer": self.facts, "target": {"name": self.target.name, "sha256": self.target.sha256}}
+        import torch
+
+        from dualspec.audio.waveform import resample
+        from dualspec.hearing.cues import audible, interaural_cues
+
+        rate = self.localizer.config.sample_rate
+        clip = resample(torch.as_tensor(waveform), sample_rate, rate)[None]
         if not bool(audible(clip)):
-            return block | {"no_answer": NO_ANSWER}
-        heard = self.localizer.predict(clip.to(_device_of(self.localizer)), self.localizer.config.sample_rate)
-        heard_deg = float(heard.azimuth_deg)
-        block |= {"heard_deg": heard_deg, "confidence": round(float(heard.confidence), 4)}
-        block["expectation_deg"] = round(float(heard.expectation_deg), 2)
-        cues = interaural_cues(clip, self.localizer.config.sample_rate)
-        block |= {name: _number(getattr(cues, name)) for name in ("itd_us", "ild_db", "coherence")}
-        if asked_deg is not None:
-            block["error_deg"] = circular_error_deg(asked_deg, heard_deg)
-            block["front_back_confused"] = front_back_confused(asked_deg, heard_deg)
-            errors = cue_errors(self.target.targets(clip, self.localizer.config.sample_rate, [asked_deg]), cues)
-            block |= {name: _number(value) for name, value in vars(errors).items()}
-        return block
+            return proof_block(self.facts, self.target, asked_deg, None)
+        result = self.localizer.predict(clip.to(_device_of(self.localizer)), rate)
+        heard = float(result.azimuth_deg), float(result.confidence), float(result.expectation_deg)
+        wanted = None if asked_deg is None else _three(self.target.targets(clip, rate, [asked_deg]))
+        return proof_block(self.facts, self.target, asked_deg, heard, _three(interaural_cues(clip, rate)), wanted)
+
+
+def proof_block(
+    facts: dict[str, Any],
+    target: HeadCues,
+    asked_deg: float | None,
+    heard: tuple[float, float, float] | None,
+    cues: Mapping[str, float] | None = None,
+    wanted: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Say in JSON values where a clip is, as `DirectionJudge.hear` describes.
+
+    Args:
+        facts: of the localizer.
+        target: the head.
+        asked_deg: direction that was asked for, degrees.
+        heard: azimuth in degrees, confidence and expectation in degrees; None if an ear is silent.
+        cues: itd_us, ild_db and coherence of the clip.
+        wanted: those of the head for this clip at the asked direction.
+    """
+    block: dict[str, Any] = {"asked_deg": asked_deg} | dict.fromkeys(_ANSWERS)
+    block |= {"localizer": facts, "target": {"name": target.name, "sha256": target.sha256}}
+    if heard is None or cues is None:
+        return block | {"no_answer": NO_ANSWER}
+    heard_deg, confidence, expectation_deg = heard
+    block |= {"heard_deg": heard_deg, "confidence": round(confidence, 4), "expectation_deg": round(expectation_deg, 2)}
+    block |= {name: _number(value) for name, value in cues.items()}
+    if asked_deg is not None and wanted is not None:
+        block["error_deg"] = circular_error_deg(asked_deg, heard_deg)
+        block["front_back_confused"] = front_back_confused(asked_deg, heard_deg)
+        for name, error in _ERRORS.items():
+            block[error] = _number(abs(cues[name] - wanted[name]))
+    return block
 
 
 def placement_scores(
@@ -171,6 +212,11 @@ def placement_scores(
         For each clip the mean over the sectors, weighted by probability: 1 surely there, -1 surely opposite; None for a
         clip with a silent ear.
     """
+    import torch
+
+    from dualspec.audio.waveform import resample
+    from dualspec.hearing.cues import audible
+
     clips = resample(waveform, sample_rate, localizer.config.sample_rate)
     scores: list[float | None] = [None] * len(clips)
     rows = audible(clips).nonzero().flatten().tolist()
@@ -196,6 +242,8 @@ def front_back_confused(asked_deg: float, heard_deg: float) -> bool | None:
 
 def band_powers(waveform: Tensor, sample_rate: int, edges_hz: Sequence[float]) -> Tensor:
     """Return the energy (..., K) of sounds (..., S) in each band, float64, up to a common factor."""
+    import torch
+
     num_samples = max(waveform.shape[-1], round(sample_rate / _COARSEST_BIN_HZ))
     spectrum = torch.fft.rfft(waveform.double(), n=num_samples)
     sums = torch.nn.functional.pad((spectrum.real.square() + spectrum.imag.square()).cumsum(-1), (1, 0))
@@ -207,6 +255,9 @@ def _device_of(localizer: Localizer) -> torch.device:
     return next(localizer.parameters()).device
 
 
-def _number(value: Tensor) -> float | None:
-    number = float(value)
-    return None if number != number else round(number, 4)
+def _three(cues: InterauralCues) -> dict[str, float]:
+    return {name: float(getattr(cues, name)) for name in _ERRORS}
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else round(value, 4)

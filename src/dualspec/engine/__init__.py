@@ -1,0 +1,1 @@
+"""Generation without torch: ONNX Runtime for the networks, NumPy for the rest."""

@@ -1,0 +1,262 @@
+"""Prompt → two-ear waveform without torch: `pipeline.DualSpecPipeline` for models built like the embedded one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+
+from dualspec.bundle import embedded_bundle, read_index
+from dualspec.config import from_dict
+from dualspec.diffusion.objective import NoiseScheduleConfig
+from dualspec.diffusion.sampler import SamplerName, SamplingConfig
+from dualspec.engine.noise import normal_noise
+from dualspec.engine.session import DECODER_SETTINGS, Arrays, Graphs, available_threads, read_arrays
+from dualspec.engine.solver import denoise, is_served
+from dualspec.engine.spectra import Framing, both_ears
+from dualspec.text.encoder_files import (
+    MINILM_SHA256,
+    check_encoder_folder,
+    check_prompt_text,
+    minilm_package_folder,
+    warn_truncated,
+)
+from dualspec.training.weights_folder import read_document
+
+PACKAGES = ("onnxruntime", "tokenizers")
+_PARTS = ("mel_vae", "stft_vae")
+_FADE_SAMPLES = 160
+
+
+@dataclass
+class OnnxOutput:
+    """What a call returns."""
+
+    audios: np.ndarray  # (B, 2, S) float32 in [-1, 1], channel 0 left
+    sample_rate: int  # Hz
+    seeds: list[int]  # the seed of each clip
+    prompts: list[str]  # the prompt of each clip
+    gains_db: list[float]  # 0, or the negative gain that kept a clip within full scale
+
+
+def obstacle(folder: Path) -> str | None:
+    """Say why a model cannot be run without torch, in a few words; None where it can.
+
+    Raises:
+        FileNotFoundError: there is no model in the folder, or an embedded file is missing.
+        ValueError: a description is damaged.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        return f"{' and '.join(missing)} not installed (pip install 'dualspec[onnx]')"
+    if sorted(read_index(folder)) != ["denoiser", *_PARTS]:
+        return "a model of other parts than the embedded one's"
+    graphs, settings, vaes = Graphs(), *_settings(folder)
+    decoder = {name: settings[name] for name in DECODER_SETTINGS} | {"vaes": vaes}
+    fits = {"denoiser": settings["denoiser"], "text": settings["text_encoder"], "decoder": decoder}
+    other = [name for name, value in fits.items() if not graphs.fits(name, value)]
+    return f"a model whose {other[0]} has other settings than the embedded one's" if other else None
+
+
+def _settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of a model's variant and of its VAEs by part."""
+    vaes = {part: read_document(folder / part)["config"] for part in _PARTS}
+    return read_document(folder / "denoiser")["config"], vaes
+
+
+class OnnxPipeline:
+    """A text-to-binaural system on ONNX Runtime: text encoder, denoiser and decoder on the CPU.
+
+    Noise, sampler and last step are those of the torch pipeline up to rounding (docs/performance.md says how far).
+
+    Args:
+        folder: a model folder; the embedded model if None.
+        num_threads: that share one operation; those that are available if None.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the model is not built like the embedded one, or a file is damaged.
+    """
+
+    engine: Literal["onnx"] = "onnx"
+    vocoder = None
+
+    def __init__(self, folder: Path | None = None, *, num_threads: int | None = None) -> None:
+        """Load the parts."""
+        folder = folder or embedded_bundle()
+        if reason := obstacle(folder):
+            raise ValueError(f"engine must be torch here, got onnx and {reason}; say --engine torch")
+        self.num_threads, self.device = num_threads or available_threads(), SimpleNamespace(type="cpu")
+        settings, vaes = _settings(folder)
+        encoder, stft = settings["text_encoder"], vaes["stft_vae"]["stft"]
+        self.config = SimpleNamespace(
+            variant=settings["variant"], parts=_PARTS, text_encoder=SimpleNamespace(**encoder), num_samples=0
+        )
+        self.sample_rate, self.config.num_samples = int(settings["sample_rate"]), int(settings["num_samples"])
+        self.config.sampling = from_dict(SamplingConfig, settings["sampling"], where=f"{folder}: sampling")
+        self._schedule = from_dict(NoiseScheduleConfig, settings["schedule"], where=f"{folder}: schedule")
+        self._framing = Framing(n_fft=stft["n_fft"], hop_length=stft["hop_length"])
+        self._shape = tuple(settings["denoiser"]["latent_shape"])
+        graphs, threads = Graphs(), self.num_threads
+        self._text = _Text(graphs, encoder["max_tokens"], threads)
+        self._denoiser = graphs.open("denoiser", read_arrays(folder / "denoiser"), num_threads=threads)
+        weights: Arrays = {}
+        for part in _PARTS:
+            weights |= read_arrays(folder / part, f"{part}.")
+        self._decoder = graphs.open("decoder", weights, num_threads=threads)
+
+    @property
+    def max_duration_s(self) -> float:
+        """Length of a generated clip in seconds."""
+        return self.config.num_samples / self.sample_rate
+
+    def sampling_config(
+        self,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: SamplerName | None = None,
+    ) -> SamplingConfig:
+        """Return the model's own sampling settings with some of them replaced.
+
+        Raises:
+            ValueError: a setting is out of its range, or needs torch.
+        """
+        changes = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "sampler": sampler}
+        chosen = {name: value for name, value in changes.items() if value is not None}
+        sampling: SamplingConfig = replace(self.config.sampling, **chosen)
+        if not is_served(self._schedule, sampling.sampler):
+            raise ValueError(f"sampler must be dpmpp for engine onnx, got {sampling.sampler}; say --engine torch")
+        return sampling
+
+    def num_samples(self, audio_length_in_s: float | None) -> int:
+        """Return the samples of a clip of a length in seconds; None is the model's own length.
+
+        Raises:
+            ValueError: the model cannot do that length.
+        """
+        if audio_length_in_s is None:
+            return self.config.num_samples
+        if not 0.1 <= audio_length_in_s <= self.max_duration_s:
+            raise ValueError(
+                f"audio_length_in_s must be 0.1 to {self.max_duration_s:g}, got {audio_length_in_s:g}; "
+                "the model was trained on clips of that length, lay several clips end to end for more"
+            )
+        return round(audio_length_in_s * self.sample_rate)
+
+    def __call__(
+        self,
+        prompt: list[str],
+        *,
+        seed: list[int],
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: SamplerName | None = None,
+        audio_length_in_s: float | None = None,
+        batch_size: int = 8,
+        callback_on_step_end: Callable[[int, int, np.ndarray], None] | None = None,
+    ) -> OnnxOutput:
+        """Generate two-ear sound from words; arguments, with one seed for each prompt, as of `DualSpecPipeline`.
+
+        Raises:
+            ValueError: an argument is out of its range.
+        """
+        if not prompt or not all(text.strip() for text in prompt):
+            raise ValueError("prompt must be words, got an empty text; say what is heard and where")
+        if len(seed) != len(prompt):
+            raise ValueError(f"seed must be one per clip ({len(prompt)}), got {len(seed)}")
+        num_samples = self.num_samples(audio_length_in_s)
+        sampling = self.sampling_config(num_inference_steps, guidance_scale, sampler)
+        clips, gains = [], []
+        for start in range(0, len(prompt), batch_size):
+            rows = slice(start, start + batch_size)
+            for clip in self._decode(self._denoise(prompt[rows], seed[rows], sampling, callback_on_step_end)):
+                peak = max(1.0, float(np.abs(_cut(clip, num_samples)).max()))
+                clips.append(_cut(clip, num_samples) / np.float32(peak))
+                gains.append(-20.0 * math.log10(peak))
+        return OnnxOutput(np.stack(clips), self.sample_rate, list(seed), list(prompt), gains)
+
+    def _denoise(
+        self, prompts: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig, on_step: Any
+    ) -> np.ndarray:
+        """Return latents (B, C, T, F)."""
+        batch = len(prompts)
+        states, mask = self._text([*prompts, ""])
+        pair = [*range(batch), *[batch] * batch]  # each prompt, and the empty text for each
+        scale = np.float32(sampling.guidance_scale)
+
+        def predict(latents: np.ndarray, timestep: int, guided: bool) -> np.ndarray:
+            rows = pair if guided else pair[:batch]
+            feed = {"latents": np.concatenate((latents, latents)) if guided else latents}
+            feed |= {
+                "timesteps": np.full(len(rows), timestep),
+                "prompt_embeds": states[rows],
+                "prompt_mask": mask[rows],
+            }
+            (predicted,) = self._denoiser.run(None, feed)
+            return scale * predicted[:batch] + (1 - scale) * predicted[batch:] if guided else predicted
+
+        noise = np.stack([normal_noise(self._shape, seed) for seed in seeds])
+        return denoise(predict, noise, self._schedule, sampling, on_step)
+
+    def _decode(self, latents: np.ndarray) -> list[np.ndarray]:
+        """Return waveforms (2, S), not limited in level, of latents (B, C, T, F)."""
+        decoded = zip(*self._decoder.run(None, {"latents": latents}), strict=True)
+        return [
+            both_ears(int(near), magnitude, channels, self._framing, self.config.num_samples)
+            for near, magnitude, channels in decoded
+        ]
+
+
+class _Text:
+    """The small text encoder: words to token states. Its word vectors stay in the file, but for the rows in use."""
+
+    def __init__(self, graphs: Graphs, max_tokens: int, num_threads: int) -> None:
+        """Check the package's files and load all but the word vectors."""
+        from safetensors import safe_open
+        from tokenizers import Tokenizer
+
+        folder = minilm_package_folder()
+        check_encoder_folder(folder, MINILM_SHA256)
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._max_tokens = max_tokens
+        self._file = safe_open(folder / "model.safetensors", framework="numpy")
+        self._vectors = self._file.get_slice("embeddings.word_embeddings.weight")
+        names = [name for name in self._file.keys() if "word_embeddings" not in name and "position_ids" not in name]  # noqa: SIM118
+        weights = {name: self._file.get_tensor(name) for name in names}
+        self._network = graphs.open("text", weights, num_threads=num_threads)
+
+    def __call__(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return token states (B, L, D), zero behind a prompt's end, and the mask (B, L)."""
+        tokens = []
+        for prompt in prompts:
+            check_prompt_text(prompt)
+            ids = self._tokenizer.encode(prompt).ids
+            if len(ids) > self._max_tokens:
+                warn_truncated(prompt, len(ids), self._max_tokens)
+                ids = [*ids[: self._max_tokens - 1], ids[-1]]  # the last one ends every prompt
+            tokens.append(ids)
+        words = np.zeros((len(tokens), max(map(len, tokens)), self._vectors.get_shape()[1]), dtype=np.float32)
+        mask = np.zeros(words.shape[:2], dtype=bool)
+        for row, ids in enumerate(tokens):
+            mask[row, : len(ids)] = True
+            for place, token in enumerate(ids):
+                words[row, place] = self._vectors[token : token + 1][0]
+        (states,) = self._network.run(None, {"words": words, "mask": mask})
+        return np.where(mask[..., None], states, np.float32(0)), mask
+
+
+def _cut(waveform: np.ndarray, num_samples: int) -> np.ndarray:
+    """Crop (2, S) to `num_samples` with a 10 ms fade where something was cut off."""
+    if num_samples == waveform.shape[-1]:
+        return waveform
+    cropped = waveform[..., :num_samples].copy()
+    cropped[..., -_FADE_SAMPLES:] *= np.linspace(1.0, 0.0, _FADE_SAMPLES, dtype=np.float32)
+    return cropped

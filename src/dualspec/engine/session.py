@@ -1,0 +1,112 @@
+"""Graphs and the weights that belong into them, as sessions of ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dualspec.files import read_json, sha256_of
+from dualspec.training.weights_folder import checked_files
+
+GRAPHS_NAME = "graphs.json"
+FORMAT_VERSION = 1
+DECODER_SETTINGS = ("variant", "pairing", "merge_mode", "mid_phase", "sample_rate", "num_samples")
+"""Settings of a variant, beside its VAEs, for which a decoder's graph and all behind it are made."""
+Arrays = dict[str, np.ndarray]
+
+
+def graphs_folder() -> Path:
+    """Return the folder of the graphs that are embedded."""
+    return Path(str(resources.files("dualspec") / "bundles" / "graphs"))
+
+
+class Graphs:
+    """The graphs of a folder, by name."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Read the index; the embedded one if None.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is of another format.
+        """
+        self.folder = folder or graphs_folder()
+        document = read_json(self.folder / GRAPHS_NAME)
+        if not isinstance(document, dict) or document.get("format_version") != FORMAT_VERSION:
+            raise ValueError(f"{self.folder / GRAPHS_NAME} must be an index of graphs, got another format; restore it")
+        self._graphs: dict[str, Any] = document["graphs"]
+
+    def fits(self, name: str, settings: Any) -> bool:
+        """Tell whether a graph was made for these settings (JSON values)."""
+        return bool(self._graphs[name]["settings"] == settings)
+
+    def open(self, name: str, weights: Arrays, *, num_threads: int) -> Any:
+        """Join a graph and its weights: an `onnxruntime.InferenceSession` on the CPU.
+
+        Args:
+            name: of the graph.
+            weights: float32 by the names that the graph asks for; more are not touched.
+            num_threads: that share one operation.
+
+        Raises:
+            FileNotFoundError: the graph is missing.
+            ValueError: it was changed, or a weight is missing.
+        """
+        import onnxruntime
+
+        path, wanted = self.folder / f"{name}.onnx", self._graphs[name]["weights"]
+        if sha256_of(path) != self._graphs[name]["sha256"]:
+            raise ValueError(f"{path} must be the graph that {GRAPHS_NAME} names, got another; restore it")
+        if missing := sorted(set(wanted) - set(weights)):
+            raise ValueError(f"weights of the {name} must fit its graph, got none called {missing[0]}; restore them")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a waiting thread leaves its core
+        options.enable_cpu_mem_arena = False
+        options.log_severity_level = 3
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[tensor]) for tensor in wanted]
+        options.add_external_initializers(wanted, values)
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def read_arrays(folder: Path, prefix: str = "") -> Arrays:
+    """Read all tensors of a weights folder as float32, after checking every file's hash.
+
+    Args:
+        folder: the weights folder.
+        prefix: put before every name.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file was changed or cut, or holds a number that is not finite.
+    """
+    return {f"{prefix}{name}": value for path in checked_files(folder) for name, value in _tensors(path)}
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        stored = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} must be a safetensors file, got {error}; restore it") from error
+    for name, value in stored.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"weights must be finite, got NaN or infinity in {name} of {path}; restore the folder")
+        yield name, value.astype(np.float32) if value.dtype == np.float16 else value
+
+
+def available_threads() -> int:
+    """Return how many threads serve one operation: the processors that this process may use, 8 at most.
+
+    What the environment says to OpenMP (OMP_NUM_THREADS) counts here, too.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(int(said) if said.isdigit() else usable, usable, 8))
