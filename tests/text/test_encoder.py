@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dualspec.text import encoder as encoder_module
 from dualspec.text import encoder_files
 from dualspec.text.encoder import (
     HASH_WIDTH,
@@ -310,7 +311,7 @@ def test_t5_with_a_tokenizer_of_another_vocabulary_is_refused(tmp_path):
 
 
 def test_t5_with_other_token_numbers_is_refused(t5_folder, monkeypatch):
-    monkeypatch.setattr(encoder_files, "_T5_VOCABULARY", 17)
+    monkeypatch.setattr(encoder_module, "_T5_VOCABULARY", 17)
     with pytest.raises(ValueError, match="must number its tokens as T5 does"):
         build_text_encoder(TextEncoderConfig(kind="t5", name_or_path=str(t5_folder)))
 

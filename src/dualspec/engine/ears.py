@@ -39,7 +39,8 @@ class OnnxJudge:
             raise ValueError(f"the localizer of {folder} must be the one of the graph, got another; use --engine torch")
         self.facts, self.target, self._config = facts, target, config
         self._framing = Framing(n_fft=config["stft"]["n_fft"], hop_length=config["stft"]["hop_length"])
-        self._network = graphs.open("localizer", read_arrays(folder, "localizer."), num_threads=num_threads)
+        weights = read_arrays(folder, graphs.weights("localizer"), "localizer.")
+        self._network = graphs.open("localizer", weights, num_threads=num_threads)
 
     def hear(self, waveform: np.ndarray, sample_rate: int, asked_deg: float | None = None) -> dict[str, Any]:
         """Prove where one clip (2, S) is, in the words of `hearing.proof.DirectionJudge.hear`.
@@ -79,12 +80,12 @@ class OnnxJudge:
         power = (spectrum.real**2 + spectrum.imag**2).mean(axis=(0, 2))
         floor = power.max() * np.float32(10.0 ** (-self._config["frame_range_db"] / 10.0))
         heard = (power >= floor) & (power > 0)
-        level = power.sum() / heard.sum()
+        level = np.float32(power.sum() / heard.sum())
         scaled = spectrum / np.sqrt(level)
         size = np.maximum(np.abs(scaled), np.float32(_MAGNITUDE_FLOOR))
         left, right = scaled / size
         turn, log_size, mask = right * left.conj(), np.log(size), heard[:, None]
-        mean = (log_size * mask).sum() / (mask.sum() * log_size.shape[0] * log_size.shape[2])
+        mean = np.float32((log_size * mask).sum() / (mask.sum() * log_size.shape[0] * log_size.shape[2]))
         return ((log_size - mean) * mask)[None], (np.stack([turn.real, turn.imag]) * mask)[None], heard[None]
 
 

@@ -17,7 +17,7 @@ from dualspec.config import from_dict
 from dualspec.diffusion.objective import NoiseScheduleConfig
 from dualspec.diffusion.sampler import SamplerName, SamplingConfig
 from dualspec.engine.noise import normal_noise
-from dualspec.engine.session import DECODER_SETTINGS, Arrays, Graphs, available_threads, read_arrays
+from dualspec.engine.session import DECODER_SETTINGS, Graphs, available_threads, read_arrays
 from dualspec.engine.solver import denoise, is_served
 from dualspec.engine.spectra import Framing, both_ears
 from dualspec.text.encoder_files import (
@@ -105,10 +105,11 @@ class OnnxPipeline:
         self._shape = tuple(settings["denoiser"]["latent_shape"])
         graphs, threads = Graphs(), self.num_threads
         self._text = _Text(graphs, encoder["max_tokens"], threads)
-        self._denoiser = graphs.open("denoiser", read_arrays(folder / "denoiser"), num_threads=threads)
-        weights: Arrays = {}
+        weights = read_arrays(folder / "denoiser", graphs.weights("denoiser"))
+        self._denoiser = graphs.open("denoiser", weights, num_threads=threads)
+        weights = {}
         for part in _PARTS:
-            weights |= read_arrays(folder / part, f"{part}.")
+            weights |= read_arrays(folder / part, graphs.weights("decoder"), f"{part}.")
         self._decoder = graphs.open("decoder", weights, num_threads=threads)
 
     @property
@@ -227,14 +228,15 @@ class _Text:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._max_tokens = max_tokens
-        self._file = safe_open(folder / "model.safetensors", framework="numpy")
-        self._vectors = self._file.get_slice("embeddings.word_embeddings.weight")
-        names = [name for name in self._file.keys() if "word_embeddings" not in name and "position_ids" not in name]  # noqa: SIM118
-        weights = {name: self._file.get_tensor(name) for name in names}
+        self._path = folder / "model.safetensors"
+        with safe_open(self._path, framework="numpy") as file:
+            weights = {name: file.get_tensor(name) for name in graphs.weights("text")}
         self._network = graphs.open("text", weights, num_threads=num_threads)
 
     def __call__(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return token states (B, L, D), zero behind a prompt's end, and the mask (B, L)."""
+        from safetensors import safe_open
+
         tokens = []
         for prompt in prompts:
             check_prompt_text(prompt)
@@ -243,12 +245,12 @@ class _Text:
                 warn_truncated(prompt, len(ids), self._max_tokens)
                 ids = [*ids[: self._max_tokens - 1], ids[-1]]  # the last one ends every prompt
             tokens.append(ids)
-        words = np.zeros((len(tokens), max(map(len, tokens)), self._vectors.get_shape()[1]), dtype=np.float32)
-        mask = np.zeros(words.shape[:2], dtype=bool)
-        for row, ids in enumerate(tokens):
-            mask[row, : len(ids)] = True
-            for place, token in enumerate(ids):
-                words[row, place] = self._vectors[token : token + 1][0]
+        mask = np.arange(max(map(len, tokens))) < np.array([[len(ids)] for ids in tokens])
+        with safe_open(self._path, framework="numpy") as file:
+            vectors = file.get_slice("embeddings.word_embeddings.weight")
+            words = np.zeros((*mask.shape, vectors.get_shape()[1]), dtype=np.float32)
+            for row, ids in enumerate(tokens):
+                words[row, : len(ids)] = np.concatenate([vectors[token : token + 1] for token in ids])
         (states,) = self._network.run(None, {"words": words, "mask": mask})
         return np.where(mask[..., None], states, np.float32(0)), mask
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,10 @@ class Graphs:
         """Tell whether a graph was made for these settings (JSON values)."""
         return bool(self._graphs[name]["settings"] == settings)
 
+    def weights(self, name: str) -> list[str]:
+        """Return the names of the weights that a graph asks for."""
+        return list(self._graphs[name]["weights"])
+
     def open(self, name: str, weights: Arrays, *, num_threads: int) -> Any:
         """Join a graph and its weights: an `onnxruntime.InferenceSession` on the CPU.
 
@@ -74,32 +78,32 @@ class Graphs:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def read_arrays(folder: Path, prefix: str = "") -> Arrays:
-    """Read all tensors of a weights folder as float32, after checking every file's hash.
+def read_arrays(folder: Path, wanted: Collection[str], prefix: str = "") -> Arrays:
+    """Read tensors of a weights folder as float32, after checking every file's hash.
 
     Args:
         folder: the weights folder.
-        prefix: put before every name.
+        wanted: names; those that are not there are left out, and others are not read.
+        prefix: stands before every name.
 
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: a file was changed or cut, or holds a number that is not finite.
     """
-    return {f"{prefix}{name}": value for path in checked_files(folder) for name, value in _tensors(path)}
+    from safetensors import SafetensorError, safe_open
 
-
-def _tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        stored = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} must be a safetensors file, got {error}; restore it") from error
-    for name, value in stored.items():
+    arrays: Arrays = {}
+    for path in checked_files(folder):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for name in (name for name in file.keys() if f"{prefix}{name}" in wanted):  # noqa: SIM118
+                    arrays[f"{prefix}{name}"] = file.get_tensor(name).astype(np.float32)
+        except SafetensorError as error:
+            raise ValueError(f"{path} must be a safetensors file, got {error}; restore it") from error
+    for name, value in arrays.items():
         if not np.isfinite(value).all():
-            raise ValueError(f"weights must be finite, got NaN or infinity in {name} of {path}; restore the folder")
-        yield name, value.astype(np.float32) if value.dtype == np.float16 else value
+            raise ValueError(f"weights must be finite, got NaN or infinity in {name} of {folder}; restore the folder")
+    return arrays
 
 
 def available_threads() -> int:
