@@ -26,7 +26,7 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.setup: $(VENV)/.torch pyproject.toml constraints.txt
-	$(BIN)/python -m pip install -c constraints.txt -e ".[web,train,dev]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[web,train,onnx,dev]"
 	@touch $@ $(VENV)/.demo
 
 setup: $(VENV)/.setup

@@ -39,13 +39,13 @@ def wrap_deg(angle_deg: Angle) -> Angle:
         The same direction in [0, 360), degrees, of the same kind and shape.
     """
     if _is_tensor(angle_deg):
-        wrapped = angle_deg.remainder(360)
+        wrapped: Any = angle_deg.remainder(360)
         return wrapped.where(wrapped < 360, wrapped.new_zeros(()))
     if isinstance(angle_deg, np.ndarray):
         remainder = np.mod(angle_deg, 360)
         return np.where(remainder >= 360, np.zeros_like(remainder), remainder)
-    number = float(angle_deg) % 360.0
-    return 0.0 if number >= 360.0 else number
+    number: Any = float(angle_deg) % 360.0
+    return number * (number < 360.0)
 
 
 def check_azimuth_deg(value: object) -> float:

@@ -197,12 +197,11 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
             )
     if waveform.shape[-1] == 0:
         raise ValueError("waveform must hold at least one sample, got none; nothing can be resampled")
+    import soxr
     import torch
 
     if from_rate == to_rate:
         return waveform.to("cpu", torch.float32)
-    import soxr
-
     flat = waveform.detach().to("cpu", torch.float32).reshape(-1, waveform.shape[-1])
     rows = [soxr.resample(row, from_rate, to_rate, quality="HQ") for row in flat.numpy()]
     return torch.from_numpy(np.stack(rows)).reshape(*waveform.shape[:-1], -1)
@@ -369,8 +368,7 @@ def _output_format(path: Path, subtype: Subtype | None, sample_rate: int) -> tup
 def _fit_to_full_scale(samples: np.ndarray, clip: Literal["refuse", "scale"]) -> tuple[np.ndarray, float]:
     if not np.isfinite(samples).all():
         raise ValueError("waveform must be finite, got NaN or infinity; nothing was written")
-    peak = float(np.abs(samples).max())
-    if peak <= 1.0:
+    if (peak := float(np.abs(samples).max())) <= 1.0:
         return samples, 1.0
     if clip != "scale":
         raise ValueError(f"waveform must lie in [-1, 1], got a peak of {peak:.4g}; lower it or pass clip='scale'")

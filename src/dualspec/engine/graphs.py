@@ -15,14 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dualspec.bundle import embedded_bundle, localizer_folder
 from dualspec.config import to_dict
+from dualspec.diffusion.denoiser import build_denoiser
+from dualspec.diffusion.variant import VariantConfig
 from dualspec.engine.session import DECODER_SETTINGS, FORMAT_VERSION, GRAPHS_NAME, graphs_folder
 from dualspec.features.mel import mel_to_magnitude
 from dualspec.files import sha256_of, write_bytes_atomic, write_text_atomic
-from dualspec.hearing.localizer import Localizer
+from dualspec.hearing.localizer import Localizer, LocalizerConfig
 from dualspec.latents.pairing import LatentPairing
-from dualspec.latents.vae import SpectrogramVae, channels_to_spectra, unscale_stft
+from dualspec.latents.vae import SpectrogramVae, VaeConfig, channels_to_spectra, unscale_stft
 from dualspec.synthesis.reconstruct import near_ear
+from dualspec.text.encoder import build_text_encoder
+from dualspec.training.weights import load_module
 
 OPSET = 20
 _LARGEST_GRAPH = 300_000  # bytes; a larger one holds a copy of weights
@@ -82,30 +87,33 @@ class Scores(nn.Module):
 
 def write_graphs(folder: Path) -> None:
     """Write the graphs of the embedded model and of its judge, and their index."""
-    from dualspec.model_folder import load_localizer
-    from dualspec.pipeline import DualSpecPipeline
-
-    pipeline, localizer = DualSpecPipeline.from_pretrained(), load_localizer("robust").localizer
-    vaes, settings = pipeline.vaes, to_dict(pipeline.config)
-    states = (torch.randn(3, 5, pipeline.text_encoder.width), {0: _BATCH, 1: _LENGTH})
+    bundle, robust = embedded_bundle(), localizer_folder("robust")
+    variant: dict[str, type] = {"VariantConfig": VariantConfig}
+    denoiser, config = load_module(bundle / "denoiser", variant, lambda own: build_denoiser(own.denoiser))
+    vaes = {part: load_module(bundle / part, {"VaeConfig": VaeConfig}, SpectrogramVae)[0] for part in config.parts}
+    localizer, _ = load_module(robust, {"LocalizerConfig": LocalizerConfig}, Localizer)
+    bert: Any = build_text_encoder(config.text_encoder)
+    pairing = LatentPairing(config.pairing, config.latent_shapes({part: vae.config for part, vae in vaes.items()}))
+    settings = to_dict(config)
+    states = (_example(3, 5, bert.width), {0: _BATCH, 1: _LENGTH})
     mask = (torch.arange(5) < torch.tensor([[3], [5], [4]]), {0: _BATCH, 1: _LENGTH})
-    latents = (torch.randn(3, *pipeline.pairing.packed_shape), {0: _BATCH})
+    latents = (_example(3, *pairing.packed_shape), {0: _BATCH})
     bins, phases = localizer.config.stft.num_bins, localizer.config.num_phase_channels
     spectra: Example = {
-        "magnitude": (torch.randn(3, 2, 37, bins), {0: _BATCH, 2: _FRAMES}),
-        "phase": (torch.randn(3, phases, 37, bins), {0: _BATCH, 2: _FRAMES}),
-        "heard": (torch.rand(3, 37, generator=torch.Generator()) < 0.9, {0: _BATCH, 1: _FRAMES}),
+        "magnitude": (_example(3, 2, 37, bins), {0: _BATCH, 2: _FRAMES}),
+        "phase": (_example(3, phases, 37, bins), {0: _BATCH, 2: _FRAMES}),
+        "heard": (_example(3, 37) < 1.0, {0: _BATCH, 1: _FRAMES}),
     }
     prompt: Example = {"prompt_embeds": states, "prompt_mask": mask}
     steps: Example = {"latents": latents, "timesteps": (torch.full((3,), 500), {0: _BATCH})}
     with torch.no_grad():
-        Decoder(vaes, pipeline.pairing)(latents[0])  # what is computed once must not be computed while tracing
+        Decoder(vaes, pairing)(latents[0])  # what is computed once must not be computed while tracing
     chosen = {name: settings[name] for name in DECODER_SETTINGS}
     chosen["vaes"] = {part: to_dict(vae.config) for part, vae in vaes.items()}
     graphs: dict[str, tuple[nn.Module, Example, dict[str, Any]]] = {
-        "text": (TextStates(pipeline.text_encoder.model), {"words": states, "mask": mask}, settings["text_encoder"]),
-        "denoiser": (pipeline.denoiser, steps | prompt, settings["denoiser"]),
-        "decoder": (Decoder(vaes, pipeline.pairing), {"latents": latents}, chosen),
+        "text": (TextStates(bert.model), {"words": states, "mask": mask}, settings["text_encoder"]),
+        "denoiser": (denoiser, steps | prompt, settings["denoiser"]),
+        "decoder": (Decoder(vaes, pairing), {"latents": latents}, chosen),
         "localizer": (Scores(localizer), spectra, to_dict(localizer.config)),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,8 +125,12 @@ def write_graphs(folder: Path) -> None:
     write_text_atomic(folder / GRAPHS_NAME, json.dumps(document, indent=1) + "\n")
 
 
-def _write(path: Path, module: nn.Module, example: Example) -> list[str]:
-    """Trace a module, take the weights out of its graph, write it, and return the names of the weights."""
+def _example(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _write(path: Path, module: nn.Module, example: Example) -> dict[str, bool]:
+    """Trace a module, write its graph without weights, and return their names and whether each is to be transposed."""
     from onnx.helper import make_tensor_value_info
     from onnxscript import optimizer
 
@@ -140,11 +152,13 @@ def _write(path: Path, module: nn.Module, example: Example) -> list[str]:
         model.graph.input.append(make_tensor_value_info(name, tensors[name].data_type, tensors[name].dims))
     model = optimizer.optimize(model)
     weights = [value for value in model.graph.input if value.name in known]
+    turned = _without_transposes(model.graph, {value.name for value in weights})
     for value in weights:
         model.graph.input.remove(value)
         kind = value.type.tensor_type
         tensor = model.graph.initializer.add(name=value.name, data_type=kind.elem_type)
-        tensor.dims.extend(axis.dim_value for axis in kind.shape.dim)
+        sizes = [axis.dim_value for axis in kind.shape.dim]
+        tensor.dims.extend(sizes[::-1] if value.name in turned else sizes)
         tensor.data_location = tensor.EXTERNAL
         tensor.external_data.add(key="location", value="weights")
     for node in (*model.graph.node, *model.graph.input, *model.graph.output, model, model.graph):
@@ -154,7 +168,24 @@ def _write(path: Path, module: nn.Module, example: Example) -> list[str]:
     if model.ByteSize() > _LARGEST_GRAPH:
         raise ValueError(f"{path.stem} must be at most {_LARGEST_GRAPH} bytes, got {model.ByteSize()}; find the copy")
     write_bytes_atomic(path, model.SerializeToString(deterministic=True))
-    return sorted(value.name for value in weights)
+    return {value.name: value.name in turned for value in sorted(weights, key=lambda value: value.name)}
+
+
+def _without_transposes(graph: Any, weights: set[str]) -> set[str]:
+    """Take transpositions of matrices of weights out of a graph; return the names of those that are to be turned.
+
+    At run time each would be a second copy of the weights in memory.
+    """
+    nodes = [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in weights]
+    uses = [name for node in graph.node for name in node.input]
+    turned = {node.output[0]: node.input[0] for node in nodes if uses.count(node.input[0]) == 1}
+    for node in nodes:
+        if node.output[0] in turned:
+            graph.node.remove(node)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = turned.get(name, name)
+    return set(turned.values())
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ class OnnxPipeline:
         weights = {}
         for part in _PARTS:
             weights |= read_arrays(folder / part, graphs.weights("decoder"), f"{part}.")
-        self._decoder = graphs.open("decoder", weights, num_threads=threads)
+        self._decoder = graphs.open("decoder", weights, num_threads=threads, once=True)
 
     @property
     def max_duration_s(self) -> float:
@@ -231,7 +231,7 @@ class _Text:
         self._path = folder / "model.safetensors"
         with safe_open(self._path, framework="numpy") as file:
             weights = {name: file.get_tensor(name) for name in graphs.weights("text")}
-        self._network = graphs.open("text", weights, num_threads=num_threads)
+        self._network = graphs.open("text", weights, num_threads=num_threads, once=True)
 
     def __call__(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return token states (B, L, D), zero behind a prompt's end, and the mask (B, L)."""

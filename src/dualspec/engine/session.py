@@ -49,13 +49,14 @@ class Graphs:
         """Return the names of the weights that a graph asks for."""
         return list(self._graphs[name]["weights"])
 
-    def open(self, name: str, weights: Arrays, *, num_threads: int) -> Any:
+    def open(self, name: str, weights: Arrays, *, num_threads: int, once: bool = False) -> Any:
         """Join a graph and its weights: an `onnxruntime.InferenceSession` on the CPU.
 
         Args:
             name: of the graph.
-            weights: float32 by the names that the graph asks for; more are not touched.
+            weights: float32 by the names that the graph asks for; they are taken out, so that no second copy stays.
             num_threads: that share one operation.
+            once: it runs once or twice, so its matrices are not laid out anew for speed, which takes memory.
 
         Raises:
             FileNotFoundError: the graph is missing.
@@ -63,7 +64,7 @@ class Graphs:
         """
         import onnxruntime
 
-        path, wanted = self.folder / f"{name}.onnx", self._graphs[name]["weights"]
+        path, wanted = self.folder / f"{name}.onnx", self._graphs[name]["weights"]  # name: is it to be transposed
         if sha256_of(path) != self._graphs[name]["sha256"]:
             raise ValueError(f"{path} must be the graph that {GRAPHS_NAME} names, got another; restore it")
         if missing := sorted(set(wanted) - set(weights)):
@@ -72,9 +73,14 @@ class Graphs:
         options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a waiting thread leaves its core
         options.enable_cpu_mem_arena = False
+        if once:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         options.log_severity_level = 3
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[tensor]) for tensor in wanted]
-        options.add_external_initializers(wanted, values)
+        arrays = [
+            np.ascontiguousarray(weights.pop(key).T) if turned else weights.pop(key) for key, turned in wanted.items()
+        ]
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
+        options.add_external_initializers(list(wanted), values)
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
