@@ -1,0 +1,201 @@
+"""From a sentence to a WAV: cold and warm, with and without torch, and against 200 steps of DDIM in diffusers.
+
+python benchmarks/engines.py
+
+A cold start is a process of its own, everything in it counted (processor seconds of all threads). The comparator is
+what a pipeline of the AudioLDM kind runs: `UNet2DConditionModel` with nearly the embedded denoiser's number of
+parameters on the latents of a mel VAE, one for each ear, `DDIMScheduler`, guidance as a batch of two. Its text encoder,
+VAE and vocoder are not counted, and of its 200 equal steps only some are run.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import torch
+
+from compare import Row, at_least, at_most, interleaved, table
+from dualspec.engine.pipeline import OnnxPipeline
+from dualspec.pipeline import DualSpecPipeline
+
+PROMPT = "EVENT: Dog bark & LOCATION: 3 o'clock direction"
+COLD = {
+    "onnx": ["-m", "dualspec", "generate", PROMPT, "--engine", "onnx"],
+    "onnx, no picture": ["-m", "dualspec", "generate", PROMPT, "--engine", "onnx", "--no-picture"],
+    "torch": ["-m", "dualspec", "generate", PROMPT, "--engine", "torch"],
+    "help": ["-m", "dualspec", "--help"],
+    "diffusers": ["-c", "from diffusers import UNet2DConditionModel"],
+}
+
+
+def cold_starts(repeats: int) -> dict[str, dict[str, float]]:
+    """Run each command in turn; return processor seconds, wall seconds (best) and peak memory (MB) of each."""
+    found: dict[str, dict[str, float]] = {name: {"cpu": 1e9, "wall": 1e9, "mb": 0.0} for name in COLD}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(repeats):
+            for name, words in COLD.items():
+                own = ["-o", f"{folder}/clip.wav"] if "generate" in words else []
+                # A process of its own between, so that the peak is this command's alone.
+                code = (
+                    "import os, resource, subprocess, sys, time; start = time.perf_counter()\n"
+                    "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
+                    "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+                    "print(used.ru_utime + used.ru_stime, time.perf_counter() - start, used.ru_maxrss / 1024)"
+                )
+                words = [sys.executable, "-c", code, sys.executable, *words, *own]
+                said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+                cpu, wall, mb = map(float, said.split())
+                best = found[name]
+                best |= {"cpu": min(best["cpu"], cpu), "wall": min(best["wall"], wall), "mb": max(best["mb"], mb)}
+    return found
+
+
+def cold_rows(repeats: int = 3) -> list[Row]:
+    found = cold_starts(repeats)
+    own, without = found["onnx"], found["onnx, no picture"]
+    counts = f"5.12 s, 25 steps, best of {repeats}"
+    pair = f"{own['cpu']:.1f} against {{:.1f}} processor seconds, {counts}"
+    return [
+        at_most("generate, cold, wall seconds", 3.0, own["wall"], f"with proof and picture, {counts}"),
+        at_most("generate --no-picture, cold, wall seconds", 3.0, without["wall"], f"with proof, {counts}"),
+        at_most("generate, peak memory, MB", 300.0, own["mb"], f"{without['mb']:.0f} without picture, {counts}"),
+        at_most(
+            "generate / --engine torch", 0.5, own["cpu"] / found["torch"]["cpu"], pair.format(found["torch"]["cpu"])
+        ),
+        at_most(
+            "generate / import of a U-Net from diffusers",
+            0.5,
+            own["cpu"] / found["diffusers"]["cpu"],
+            pair.format(found["diffusers"]["cpu"]),
+        ),
+        at_most("--help, processor seconds", 1.0, found["help"]["cpu"], f"best of {repeats}"),
+    ]
+
+
+def warm_rows(sample_steps: int = 4) -> list[Row]:
+    torch.set_num_threads(1)
+    reference, engine = DualSpecPipeline.from_pretrained(), OnnxPipeline(num_threads=1)
+    unet, unet_step = comparator()
+    inside = Inside(engine)
+    best = interleaved(
+        {
+            "torch": lambda: reference(PROMPT, seed=0),
+            "onnx": lambda: engine([PROMPT], seed=[0]),
+            "unet": lambda: [unet_step() for _ in range(sample_steps)],
+        },
+        repeats=3,
+    )
+    outside = inside.share_outside(lambda: engine([PROMPT], seed=[0]))
+    ddim = 200 / sample_steps * best["unet"]
+    own, theirs = (sum(p.numel() for p in model.parameters()) / 1e6 for model in (reference.denoiser, unet))
+    counts = f"5.12 s, one thread, best of 3: {best['onnx']:.2f} s"
+    return [
+        at_most("warm clip, processor seconds per second of audio", 0.5, best["onnx"] / 5.12, counts),
+        at_least(
+            "torch / onnx, warm clip", 1.2, best["torch"] / best["onnx"], f"{counts} against {best['torch']:.2f} s"
+        ),
+        at_least(
+            "200 steps of DDIM in a U-Net of diffusers / whole warm clip",
+            10.0,
+            ddim / best["onnx"],
+            f"{theirs:.1f} M against {own:.1f} M parameters, {sample_steps} of 200 steps run; {counts}",
+        ),
+        at_most(
+            "share of a warm clip outside the networks", 0.10, outside, "Griffin-Lim and inverse STFT are most of it"
+        ),
+    ]
+
+
+def comparator() -> tuple[Any, Any]:
+    """Return a U-Net of the embedded denoiser's size and one guided DDIM step of it for both ears."""
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+    unet = UNet2DConditionModel(
+        sample_size=(128, 16),
+        in_channels=8,
+        out_channels=8,
+        block_out_channels=(64, 96, 192),
+        layers_per_block=2,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=384,
+        attention_head_dim=8,
+    ).eval()
+    scheduler = DDIMScheduler()
+    scheduler.set_timesteps(200)
+    generator = torch.Generator().manual_seed(0)
+    latents, text = torch.randn(2, 8, 128, 16, generator=generator), torch.randn(4, 12, 384, generator=generator)
+
+    def step() -> None:
+        with torch.no_grad():
+            both = unet(torch.cat((latents, latents)), 500, encoder_hidden_states=text).sample
+            scheduler.step(3.0 * both[:2] - 2.0 * both[2:], scheduler.timesteps[10], latents)
+
+    return unet, step
+
+
+class Inside:
+    """Counts the processor seconds that an engine spends in its networks."""
+
+    def __init__(self, engine: OnnxPipeline) -> None:
+        """Put itself around the three networks."""
+        self.seconds = 0.0
+        engine._denoiser, engine._decoder = self._around(engine._denoiser), self._around(engine._decoder)
+        engine._text._network = self._around(engine._text._network)
+
+    def _around(self, session: Any) -> Any:
+        counter = self
+
+        class Counted:
+            def run(self, *words: Any) -> Any:
+                before = time.process_time()
+                result = session.run(*words)
+                counter.seconds += time.process_time() - before
+                return result
+
+        return Counted()
+
+    def share_outside(self, call: Any, repeats: int = 5) -> float:
+        """Return the least share of a call that is spent elsewhere."""
+        shares = []
+        for _ in range(repeats):
+            self.seconds, before = 0.0, time.process_time()
+            call()
+            shares.append(1.0 - self.seconds / (time.process_time() - before))
+        return min(shares)
+
+
+def neighbour_rows(repeats: int = 3) -> list[Row]:
+    """Time a warm clip on all cores with and without a process that keeps one of them busy."""
+    engine, code = OnnxPipeline(), "while True: pass"
+    alone, crowded = [], []
+    for _ in range(repeats):
+        for seconds, words in ((alone, None), (crowded, [sys.executable, "-c", code])):
+            other = subprocess.Popen(words) if words else None
+            start = time.perf_counter()
+            engine([PROMPT], seed=[0])
+            seconds.append(time.perf_counter() - start)
+            if other is not None:
+                other.kill()
+                other.wait()
+    counts = f"wall, medians of {repeats}, {engine.num_threads} threads"
+    return [
+        at_most(
+            "clip beside one busy process / alone",
+            2.5,
+            sorted(crowded)[repeats // 2] / sorted(alone)[repeats // 2],
+            counts,
+        )
+    ]
+
+
+def measure() -> list[Row]:
+    return cold_rows() + warm_rows() + neighbour_rows()
+
+
+if __name__ == "__main__":
+    print(table(measure()))
