@@ -63,7 +63,7 @@ def solver_rows() -> list[Row]:
 
     def error(sampler: SamplerName, steps: int) -> float:
         how = SamplingConfig(sampler=sampler, num_inference_steps=steps, guidance_scale=1.0)
-        generators = [torch.Generator().manual_seed(index) for index in range(SAMPLES)] if sampler == "ddpm" else None
+        generators = [torch.Generator().manual_seed(5)] if sampler == "ddpm" else None
         found = sample(denoiser, schedule, how, noise=noise, step_generators=generators, **nothing)
         return sliced_distance(found.flatten(1), fresh)
 

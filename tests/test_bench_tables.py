@@ -48,7 +48,6 @@ def test_the_exact_denoiser_is_the_mean_of_the_noise(load) -> None:
 
 
 def test_both_ways_of_a_distance_agree(load) -> None:
-    pytest.importorskip("onnxruntime")
     signals = load("signals")
     assert signals.frechet_rows(width=32, clips=200)[1].kept
 
@@ -63,7 +62,7 @@ def test_a_table_is_put_between_its_marks(tmp_path: Path) -> None:
     words = [sys.executable, "-c", code, str(REPOSITORY / "benchmarks"), str(page)]
     subprocess.run(words, check=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")})
     assert page.read_text() == "a\n<!-- bench: solver -->\nnew\n<!-- end -->\nb\n"
-    assert subprocess.run(words[:-1] + [str(REPOSITORY / "LICENSE")], capture_output=True).returncode == 1
+    assert subprocess.run([*words[:-1], str(REPOSITORY / "LICENSE")], capture_output=True).returncode == 1
 
 
 def test_the_page_has_room_for_every_table() -> None:
