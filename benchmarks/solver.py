@@ -105,7 +105,7 @@ def loop_rows(steps: int = 10) -> list[Row]:
     )
     counts = f"{steps} steps of the embedded model, guided, one thread, best of 5"
     return [
-        at_most("loop of torch / its bare network", 1.05, best["torch loop"] / best["torch bare"], counts),
+        at_most("loop of torch / its bare network", 1.01, best["torch loop"] / best["torch bare"], counts),
         at_most(
             "loop, noise and text of the ONNX engine / its bare network",
             1.10,
