@@ -15,7 +15,7 @@ from dualspec.audio.binaural import render, render_directions
 from dualspec.audio.hrir import spherical_head
 from dualspec.evaluation.distribution_metrics import frechet_distance
 
-NUM_SAMPLES, CLIPS = 80_000, 16
+NUM_SAMPLES, CLIPS = 80_000, 4
 
 
 def rendering_rows() -> list[Row]:
