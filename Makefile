@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # One thread for each process: more of them only wait for each other on small models.
 TEST_ENV = OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 HF_HUB_OFFLINE=1
 
-.PHONY: help setup demo test lint types check format clean
+.PHONY: help setup demo test lint types check format mutants clean
 
 help:
 	@echo "make setup   a virtual environment in $(VENV) with everything for development"
@@ -13,6 +13,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make check   formatting, lint, types, tests with coverage"
 	@echo "make lint    formatting and lint alone"
+	@echo "make mutants broken rules, and whether the tests notice (a quarter of an hour)"
 
 # torch goes first and alone: the other packages then take the build that is there. Without a GPU, the much smaller
 # CPU build can be had by installing it from PyTorch's own index beforehand.
@@ -49,6 +50,9 @@ check: lint types
 	$(TEST_ENV) $(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+mutants: setup
+	$(TEST_ENV) $(BIN)/python tests/mutations.py
 
 format: setup
 	$(BIN)/ruff format .
