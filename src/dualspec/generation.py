@@ -47,7 +47,7 @@ class Head:
     """Another head, through which the model's own mid signal is heard."""
 
     hrir_set: "HrirSet"  # at the model's sample rate
-    sha256: str  # of the file it came from
+    sha256: str | None  # of the file it came from; None for a computed one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +120,8 @@ def generate_clips(
             record |= {"candidates": tried, "chooser": chooser.facts}
         yield write_clip(request.path, candidate.waveform, pipeline.sample_rate, record, options)
         if head is not None:
-            rendered, head_facts = rerender(candidate.waveform, request.parsed, head)
-            yield write_clip(_rendered_path(request), rendered, pipeline.sample_rate, record | head_facts, options)
+            rendered, facts_of_head = rerender(candidate.waveform, request.parsed, head)
+            yield write_clip(_rendered_path(request), rendered, pipeline.sample_rate, record | facts_of_head, options)
 
 
 def whole_batches(requests: Sequence[ClipRequest], batch_size: int) -> list[list[ClipRequest]]:
@@ -165,7 +165,7 @@ def stands(
     several = chooser is not None and request.best_of > 1
     wanted = facts | _asked(request) | {"subtype": options.subtype}
     wanted |= {"chooser": chooser.facts} if several and chooser is not None else {}
-    for path, source in [(request.path, None), *([(_rendered_path(request), _source(head))] if head else [])]:
+    for path, source in [(request.path, None), *([(_rendered_path(request), head_facts(head))] if head else [])]:
         try:
             record = read_json(path.with_suffix(".json"))
         except (FileNotFoundError, ValueError):
@@ -247,10 +247,11 @@ def rerender(waveform: Tensor, parsed: ParsedPrompt, head: Head) -> tuple[Tensor
     rendered = spatialize(
         common_phase_mid(waveform), azimuth_deg, head.hrir_set, method="interpolate", peak=peak if peak > 0 else None
     )
-    return rendered, {"rendered": True, "rendered_azimuth_deg": azimuth_deg, "head": _source(head)}
+    return rendered, {"rendered": True, "rendered_azimuth_deg": azimuth_deg, "head": head_facts(head)}
 
 
-def _source(head: Head) -> dict[str, Any]:
+def head_facts(head: Head) -> dict[str, Any]:
+    """Return what a record says of a head."""
     return {"name": head.hrir_set.name, "licence": head.hrir_set.licence, "sha256": head.sha256}
 
 
@@ -283,7 +284,7 @@ def write_clip(
             "sample_rate": sample_rate,
             "num_samples": waveform.shape[-1],
             "subtype": options.subtype,
-            "peak_db": _peak_db(waveform),
+            "peak_db": peak_db(waveform),
             "sha256": sha256_of(folder / path.name),
         }
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
@@ -354,6 +355,7 @@ def _record(request: ClipRequest, candidate: Candidate, facts: dict[str, Any]) -
     }
 
 
-def _peak_db(waveform: Tensor) -> float | None:
+def peak_db(waveform: Tensor) -> float | None:
+    """Return the peak of a sound in dB re full scale; None for silence."""
     peak = float(waveform.abs().max())
     return round(20 * math.log10(peak), 3) if peak > 0 else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -26,10 +27,12 @@ _FRAMES_AT_ONCE = 256
 class Waypoint:
     """Where a sound is at one moment."""
 
-    time_s: float
-    """Seconds from the beginning of the sound."""
-    azimuth_deg: float
-    """Degrees counter-clockwise, -3600 to 3600; beyond [0, 360) they count turns."""
+    time_s: Annotated[float, {"description": "Seconds from the beginning of the sound.", "minimum": 0}]
+    azimuth_deg: Annotated[
+        float,
+        {"description": "Degrees counter-clockwise; beyond 0 to 360 they count turns."}
+        | {"minimum": -MAX_TURN_DEG, "maximum": MAX_TURN_DEG},
+    ]
 
     def __post_init__(self) -> None:
         """Check the ranges.

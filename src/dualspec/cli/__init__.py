@@ -16,6 +16,7 @@ from dualspec.cli.importing import import_weights
 from dualspec.cli.models import assemble, show
 from dualspec.cli.prepare import prepare
 from dualspec.cli.results import baseline, cascade, report
+from dualspec.cli.scene import scene
 from dualspec.cli.serve import serve
 from dualspec.cli.sound import spatialize
 from dualspec.cli.training import train
@@ -33,6 +34,7 @@ app = typer.Typer(
 
 _VERBS: dict[Callable[..., None], str] = {
     generate: "Words to two-ear sound.",
+    scene: "Several sounds over time, still and moving, in one mix.",
     serve: "A page for playing, and an HTTP service.",
     spatialize: "A recording into a direction, through a head.",
     show: "What a recipe is: settings, shapes, sizes.",

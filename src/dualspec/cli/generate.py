@@ -114,7 +114,7 @@ def _write(said: SimpleNamespace, requests: list[ClipRequest]) -> None:
         sampling = pipeline.sampling_config(said.steps, said.guidance, said.sampler)
         pipeline.num_samples(said.duration)
     judge = _judge(folder, said.target_head) if said.proof else None
-    head = _head(said.sofa, pipeline.sample_rate)
+    head = load_head(said.sofa, pipeline.sample_rate)
     for folder_of_clip in {request.path.parent for request in requests}:
         folder_of_clip.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder_of_clip)
@@ -205,7 +205,8 @@ def _template(event: str | None, azimuth: float | None, style: Any, allow_no_dir
     return prompt_for(event, azimuth, style)
 
 
-def _head(sofa: Path | None, sample_rate: int) -> Head | None:
+def load_head(sofa: Path | None, sample_rate: int) -> Head | None:
+    """Read a head at a model's rate; None where none is named."""
     if sofa is None:
         return None
     from dualspec.audio.hrir import load_sofa
