@@ -22,6 +22,7 @@ from dualspec.audio.azimuth import sector_grid_deg
 from dualspec.audio.waveform import write_waveform
 from dualspec.diffusion.sampler import SamplingConfig
 from dualspec.generation import WrittenClip
+from dualspec.scenes.score import plan_scene
 from dualspec.web.app import create_app
 from dualspec.web.serving import build_server
 from dualspec.web.settings import Settings
@@ -50,7 +51,8 @@ class FakeStudio:
             for azimuth in sector_grid_deg()
         ]
         defaults = {"num_inference_steps": 4, "guidance_scale": 3.0, "duration_s": 0.5}
-        return {"variant": "dualspec", "judge": {"name": "fake"}, "directions": directions, **defaults}
+        named = {"variant": "dualspec", "judge": {"name": "fake"}, "moving_head": "sphere"}
+        return named | {"directions": directions} | defaults
 
     def sampling(self, order: Any) -> SamplingConfig:
         return SamplingConfig(num_inference_steps=order.num_inference_steps or 4)
@@ -74,6 +76,24 @@ class FakeStudio:
             record = {"prompt": prompt, "seed": order.seed + index, "azimuth": azimuth, "gain_db": 0.0}
             record |= {"num_samples": SAMPLES, "sample_rate": RATE, "direction": proof}
             yield WrittenClip(path=path, record=record, replaced=False)
+
+    def plan(self, scene: Any) -> Any:
+        return plan_scene(scene, sound_s=SAMPLES / RATE)
+
+    def scene(self, scene: Any, folder: Path, on_step: Callable[[int, int], None]) -> Iterator[WrittenClip]:
+        plan = self.plan(scene)
+        for step in range(4):
+            self.go.wait(30)
+            time.sleep(self.step_s)
+            on_step(step + 1, 4)
+        path = folder / f"scene-seed{scene.seed}.wav"
+        write_waveform(path, 0.25 * torch.ones(2, round(plan.length_s * RATE)), RATE)
+        events = plan.facts()["events"]
+        for event in events:
+            proof = {} if event["rendered"] else {"direction": {"asked_deg": event["asked_deg"], "heard_deg": 90.0}}
+            event["sounds"] = [{"seed": 0} | proof]
+        record = {"kind": "scene", "gain_db": -1.5, "sample_rate": RATE, "events": events}
+        yield WrittenClip(path=path, record=record | {"num_samples": round(plan.length_s * RATE)}, replaced=False)
 
     def picture(self, clip: WrittenClip) -> bytes:
         return b"\x89PNG of " + clip.path.name.encode()

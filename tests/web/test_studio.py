@@ -115,3 +115,31 @@ def test_what_it_says_of_itself_fits_what_it_does(studio, tiny_model, tmp_path):
 
 def _one_clip(studio: Studio, folder: Path) -> list[Path]:
     return [clip.path for clip in studio.clips(order(num_inference_steps=1), folder, lambda *_: None)]
+
+
+def test_a_scene_is_made_through_the_first_head(tiny_model, write_sofa, tmp_path):
+    from dualspec.scenes.score import scene_from
+
+    studio = Studio(tiny_model, sofas=[write_sofa()])
+    events = [{"text": "rain", "azimuth_deg": 180}, {"text": "bee", "azimuth_deg": 90, "end_azimuth_deg": 0}]
+    scene = scene_from({"events": events, "num_inference_steps": 2, "seed": 3})
+    steps: list[tuple[int, int]] = []
+    (clip,) = studio.scene(scene, tmp_path, lambda *step: steps.append(step))
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert clip.path.name == "scene-seed3.wav" and clip.record["head"]["name"] == "sphere"
+    assert len(clip.record["head"]["sha256"]) == 64 and studio.about()["moving_head"] == "sphere"
+    assert studio.picture(clip)[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"length_s": 121, "repeat": "same"}, "events must end within 120 s"),
+        ({"length_s": 60, "repeat": "anew"}, "events must draw at most 16 sounds"),
+    ],
+)
+def test_scenes_have_limits_here(studio, changes, message):
+    from dualspec.scenes.score import scene_from
+
+    with pytest.raises(ValueError, match=message):
+        studio.plan(scene_from({"events": [{"text": "rain", "azimuth_deg": 180} | changes]}))

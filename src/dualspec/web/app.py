@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
@@ -19,9 +19,10 @@ from starlette.requests import ClientDisconnect
 
 import dualspec
 from dualspec.generation import WrittenClip
+from dualspec.scenes.score import Scene, scene_from
 from dualspec.web.guard import Guard
 from dualspec.web.jobs import JobBook, QueueFull, Task
-from dualspec.web.messages import Degrees, Job, Order, Refusal
+from dualspec.web.messages import Degrees, Job, Order, Refusal, SceneBody
 from dualspec.web.settings import MAX_CLIPS, MAX_UPLOAD_BYTES, MAX_UPLOAD_S, Settings
 from dualspec.web.studio import Studio
 
@@ -52,8 +53,13 @@ class Service:
     def __init__(self, studio: Studio, settings: Settings, root: Path) -> None:
         """Start the worker."""
         self.studio, self.settings, self.root = studio, settings, root
-        self.jobs = JobBook(studio.clips, root, settings)
+        self.jobs = JobBook(self._make, root, settings)
         self._lane, self._uploads = asyncio.Semaphore(), 0
+
+    def _make(self, order: Order | Scene, folder: Path, on_step: Callable[[int, int], None]) -> Iterator[WrittenClip]:
+        if isinstance(order, Scene):
+            return self.studio.scene(order, folder, on_step)
+        return self.studio.clips(order, folder, on_step)
 
     async def aside(self, work: Callable[..., _Result], *arguments: Any) -> _Result:
         """Do short work beside the worker of the jobs, one thing at a time."""
@@ -84,18 +90,21 @@ class Service:
             self._uploads -= 1
             path.unlink(missing_ok=True)
 
-    def submit(self, order: Order) -> Task:
+    def submit(self, order: Order | Scene) -> Task:
         """Take a job.
 
         Raises:
             HTTPException: it cannot be carried out (422), or not now (503).
         """
         try:
-            order.prompt()
-            self.studio.sampling(order)
+            if isinstance(order, Scene):
+                self.studio.plan(order)
+            else:
+                order.prompt()
+                self.studio.sampling(order)
             return self.jobs.submit(order)
         except ValueError as error:
-            raise HTTPException(422, str(error)) from error
+            raise HTTPException(422, _plain(error)) from error
         except QueueFull as full:
             raise HTTPException(503, full.args[0], {"retry-after": str(full.args[1])}) from full
 
@@ -118,8 +127,26 @@ def _clip(task: Annotated[Task, Depends(_task)], clip: int) -> WrittenClip:
     return task.clips[clip]
 
 
+def _scene(scene: SceneBody) -> Scene:
+    try:
+        return scene_from(scene)
+    except ValueError as error:
+        raise HTTPException(422, _plain(error)) from error
+
+
+def _plain(error: ValueError) -> str:
+    return str(error).encode("ascii", "backslashreplace").decode()[:390]
+
+
+def _created(service: Service, order: Order | Scene, response: Response) -> Job:
+    task = service.submit(order)
+    response.headers["location"] = f"/api/jobs/{task.id}"
+    return service.jobs.describe(task)
+
+
 AnyService = Annotated[Service, Depends(_service)]
 AnyTask = Annotated[Task, Depends(_task)]
+AnyScene = Annotated[Scene, Depends(_scene)]
 AnyClip = Annotated[WrittenClip, Depends(_clip)]
 api = APIRouter(responses=_REFUSALS)
 
@@ -161,9 +188,22 @@ async def heads(service: AnyService) -> list[dict[str, Any]]:
 @api.post("/api/jobs", status_code=202)
 async def create_job(service: AnyService, order: Order, response: Response) -> Job:
     """Ask for clips. Follow the job, or ask for it now and then: one that nobody asks for is cancelled."""
-    task = service.submit(order)
-    response.headers["location"] = f"/api/jobs/{task.id}"
-    return service.jobs.describe(task)
+    return _created(service, order, response)
+
+
+@api.post("/api/scenes", status_code=202)
+async def create_scene(service: AnyService, scene: AnyScene, response: Response) -> Job:
+    """Ask for a scene: a job like the others, whose clip 0 is the mix and whose picture shows it from above."""
+    return _created(service, scene, response)
+
+
+@api.post("/api/scenes/plan")
+async def plan(service: AnyService, scene: AnyScene) -> dict[str, Any]:
+    """Check a scene, and say what would be made of it; no sound is made."""
+    try:
+        return service.studio.plan(scene).facts()
+    except ValueError as error:
+        raise HTTPException(422, _plain(error)) from error
 
 
 @api.get("/api/jobs/{job_id}")

@@ -14,13 +14,16 @@ from dualspec.audio.hrir import load_sofa, spherical_head
 from dualspec.audio.waveform import audio_info, read_waveform, write_waveform
 from dualspec.diffusion.sampler import SamplingConfig
 from dualspec.diffusion.variant import VARIANT_PARTS
-from dualspec.generation import OutputOptions, WrittenClip, draw_clip, generate_clips, model_facts
+from dualspec.generation import Head, OutputOptions, WrittenClip, draw_clip, generate_clips, model_facts
 from dualspec.model_folder import load_judge, load_localizer
 from dualspec.pipeline import DualSpecPipeline
 from dualspec.prompt_lists import plan_clips
+from dualspec.scenes.score import Plan, Scene, plan_scene
+from dualspec.scenes.stage import mix_scene, write_scene
 from dualspec.text.prompts import describe_azimuth
+from dualspec.training.weights import sha256_of
 from dualspec.web.messages import Order
-from dualspec.web.settings import MAX_UPLOAD_RATE, MAX_UPLOAD_S
+from dualspec.web.settings import MAX_CLIPS, MAX_SERVED_SCENE_S, MAX_UPLOAD_RATE, MAX_UPLOAD_S
 
 
 class Studio:
@@ -30,7 +33,7 @@ class Studio:
         folder: the model.
         device: where it works.
         batch_size: clips denoised at once; with 1 a seed gives the same sound whatever the number of clips.
-        sofas: heads (SOFA) for recordings, beside the computed sphere.
+        sofas: heads (SOFA) for recordings, beside the computed sphere; the first is that of moving sounds.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -44,6 +47,9 @@ class Studio:
         self._facts, self._batch_size = model_facts(self._pipeline, folder), batch_size
         sphere = spherical_head(sample_rate=MAX_UPLOAD_RATE, num_taps=384)
         self._heads = {"sphere": sphere} | {path.stem: load_sofa(path, sample_rate=MAX_UPLOAD_RATE) for path in sofas}
+        rate = self._pipeline.sample_rate
+        hrir_set = load_sofa(sofas[0], sample_rate=rate) if sofas else spherical_head(sample_rate=rate)
+        self._moving = Head(hrir_set=hrir_set, sha256=sha256_of(sofas[0]) if sofas else None)
         self.events = self._pipeline.events
         self.variants = [{"name": name, "loaded": name == self._facts["variant"]} for name in VARIANT_PARTS]
         self.heads = [{"name": name, "licence": head.licence} for name, head in self._heads.items()]
@@ -62,6 +68,7 @@ class Studio:
             "guidance_scale": sampling.guidance_scale,
             "sampler": sampling.sampler,
             "judge": self._judge.facts,
+            "moving_head": self._moving.hrir_set.name,
             "directions": directions,
         }
 
@@ -88,6 +95,34 @@ class Studio:
             batch_size=self._batch_size,
             on_step=lambda *_: on_step(next(done), num_steps),
         )
+
+    def plan(self, scene: Scene) -> Plan:
+        """Work out what a scene takes.
+
+        Raises:
+            ValueError: it cannot be made, or not here.
+        """
+        plan = plan_scene(scene, sound_s=self._pipeline.max_duration_s)
+        elsewhere = "`dualspec scene` makes larger ones"
+        if plan.length_s > MAX_SERVED_SCENE_S:
+            raise ValueError(f"events must end within {MAX_SERVED_SCENE_S:g} s, got {plan.length_s:g}; {elsewhere}")
+        if plan.num_sounds > MAX_CLIPS:
+            raise ValueError(f"events must draw at most {MAX_CLIPS} sounds, got {plan.num_sounds}; {elsewhere}")
+        return plan
+
+    def scene(self, scene: Scene, folder: Path, on_step: Callable[[int, int], None]) -> Iterator[WrittenClip]:
+        """Make a scene in a folder, with its picture from above; `on_step` as for `clips`."""
+        mix, record = mix_scene(
+            self._pipeline,
+            scene,
+            model=self._facts,
+            head=self._moving,
+            judge=self._judge,
+            batch_size=self._batch_size,
+            on_step=on_step,
+        )
+        path = folder / f"scene-seed{scene.seed}.wav"
+        yield write_scene(path, mix, self._pipeline.sample_rate, record, self.plan(scene))
 
     def picture(self, clip: WrittenClip) -> bytes:
         """Draw both ears of a clip, or read the drawing that is there: PNG."""
