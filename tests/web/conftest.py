@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import shutil
 import socket
 import threading
 import time
@@ -208,3 +209,34 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A service with the usual settings, for all tests of a file."""
     with running(Settings(), tmp_path_factory.mktemp("plain")) as service:
         yield service
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; the test is skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright (extra dev)")
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("the browser test needs Chromium, such as `apt-get install chromium`")
+    options = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+    with playwright.sync_playwright() as engine:
+        chromium = engine.chromium.launch(executable_path=found, args=options)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any, plain: Running) -> Iterator[Any]:
+    """The page, which must stay free of errors and of other hosts."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
+    page.on("request", lambda asked: wrong.append(asked.url) if f"127.0.0.1:{plain.port}" not in asked.url else None)
+    page.goto(f"http://127.0.0.1:{plain.port}/")
+    page.wait_for_selector("#chips button")
+    yield page
+    context.close()
+    assert not [line for line in wrong if not line.startswith(("blob:", "Failed to load resource"))]
