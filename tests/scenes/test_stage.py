@@ -215,5 +215,15 @@ def test_the_documented_example_can_be_planned(capsys):
     example = Path(__file__).resolve().parents[2] / "docs" / "examples" / "scene.json"
     code, said, _ = run(capsys, example, "--plan")
     assert code == 0 and said.splitlines()[-1] == "12 s, 6 sounds to draw"
+    text = (example.parents[1] / "scenes.md").read_text()
+    assert text.partition("```json\n")[2].partition("```")[0] == example.read_text()
     code, said, _ = run(capsys, "--schema")
     assert code == 0 and json.loads(said)["title"] == "dualspec scene"
+
+
+def test_the_documented_python_runs(pipeline, tmp_path, monkeypatch):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "scenes.md").read_text()
+    monkeypatch.setattr(DualSpecPipeline, "from_pretrained", lambda: pipeline)
+    monkeypatch.chdir(tmp_path)
+    exec(text.partition("```python\n")[2].partition("```")[0], {})
+    assert read_waveform(tmp_path / "bee.wav")[0].shape == (2, pipeline.config.num_samples)
