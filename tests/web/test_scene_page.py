@@ -138,6 +138,8 @@ def test_a_scene_is_made_played_saved_and_opened(scene, tmp_path):
     assert read_waveform(tmp_path / "A-wet-evening.wav")[0].shape == (2, 32_000)
     scene.get_by_label("Level").fill("-3")
     scene.get_by_text("made before your last change").wait_for()
+    scene.get_by_role("button", name="Make the scene").click()
+    scene.locator("#scene-made").get_by_text("before your last change").wait_for(state="hidden")
 
     path = fetch(scene, scene.get_by_role("button", name="Save"), tmp_path)
     assert path.name == "A-wet-evening.json" and json.loads(path.read_text()) == written(scene)

@@ -29,6 +29,14 @@ export function listener(svg, size) {
   return ears;
 }
 
+// Make something a slider that the keyboard reaches and a reader can name.
+export function slider(node, key, label, now, text, [low, high]) {
+  node.dataset.key = key;
+  const said = { role: "slider", tabindex: 0, "aria-label": label, "aria-valuemin": low, "aria-valuemax": high, "aria-valuenow": now, "aria-valuetext": text };
+  for (const [name, value] of Object.entries(said)) node.setAttribute(name, value);
+  return node;
+}
+
 // The room from above with the hours of the clock around it.
 export function face(host) {
   const svg = draw(host, "svg", { viewBox: "-210 -210 420 420", "aria-hidden": "true" });

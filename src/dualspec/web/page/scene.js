@@ -1,5 +1,5 @@
 // A scene: several sounds on a timeline and around the listener. What is written here is the scene file itself.
-import { draw, face, listener, place, point, wrap } from "./dial.js";
+import { draw, face, listener, place, point, slider, wrap } from "./dial.js";
 import { ask, download, follow, json } from "./server.js";
 import { Player, drawEars, readWav } from "./sound.js";
 import { at, endOf, lengthOf, model, moves, points, tenth, turn, where } from "./way.js";
@@ -76,13 +76,6 @@ function redraw(host, make) {
   const key = host.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   make();
   if (key) host.querySelector(`[data-key="${key}"]`)?.focus({ preventScroll: true });
-}
-
-function slider(node, key, label, now, text, [low, high]) {
-  node.dataset.key = key;
-  const said = { role: "slider", tabindex: 0, "aria-label": label, "aria-valuemin": low, "aria-valuemax": high, "aria-valuenow": now, "aria-valuetext": text };
-  for (const [name, value] of Object.entries(said)) node.setAttribute(name, value);
-  return node;
 }
 
 function show() {
@@ -259,19 +252,19 @@ function edit(name, value) {
 // --- making and hearing it -------------------------------------------------------------------------------------------
 
 const player = new Player(() => {
-  $("scene-play").setAttribute("aria-label", player.position("scene") === null ? "Play" : "Stop");
+  $("scene-play").setAttribute("aria-label", player.position(made?.path) === null ? "Play" : "Stop");
   requestAnimationFrame(tick);
 });
 
 function tick() {
-  const share = player.position("scene"), head = $("lanes").querySelector(".head");
+  const share = player.position(made?.path), head = $("lanes").querySelector(".head");
   if (!head) return;
   head.hidden = share === null;
   live.replaceChildren();
   if (share === null) return;
   const now = share * made.duration;
   head.style.left = `${(100 * now) / span}%`;
-  scene.events.forEach((one, index) => {
+  made.events.forEach((one, index) => {
     const since = now - (one.onset_s ?? 0);
     if (since >= 0 && since <= lengthOf(one)) draw(live, "circle", { class: "sounding", r: 19, ...place(at(one, since), radiusOf(index)) });
   });
@@ -282,15 +275,15 @@ async function make() {
   showError(null);
   clearTimeout(checking);
   try {
-    const path = (await post("/api/scenes")).headers.get("location");
-    sessionStorage.setItem("dualspec.sceneJob", path);
-    await attend(path);
+    const asked = JSON.stringify(scene), path = (await post("/api/scenes")).headers.get("location");
+    sessionStorage.setItem("dualspec.sceneJob", JSON.stringify([path, asked]));
+    await attend(path, asked);
   } catch (error) {
     showError(error);
   }
 }
 
-async function attend(path) {
+async function attend(path, asked) {
   $("scene-go").hidden = true;
   $("scene-progress").hidden = false;
   $("scene-cancel").disabled = false;
@@ -300,7 +293,7 @@ async function attend(path) {
       $("scene-progress-text").textContent = line ? `Waiting: number ${line} in line` : !step ? "Starting" : step < all ? `Step ${step} of ${all}` : "Mixing";
     });
     if (end.state === "failed") throw new Error(end.error);
-    if (end.state === "done") await receive(`${path}/clips/0`);
+    if (end.state === "done") await receive(`${path}/clips/0`, asked);
   } finally {
     sessionStorage.removeItem("dualspec.sceneJob");
     $("scene-go").hidden = false;
@@ -308,11 +301,13 @@ async function attend(path) {
   }
 }
 
-async function receive(path) {
+async function receive(path, asked) {
   const [answer, record] = await Promise.all([ask(`${path}/audio`), json(`${path}/record`)]);
   const bytes = await answer.arrayBuffer(), wav = readWav(bytes), duration = wav.ears[0].length / wav.rate;
   const lowered = record.gain_db < 0 ? `, turned down by ${(-record.gain_db).toFixed(1)} dB to stay within full scale` : "";
-  made = { path, bytes, duration, scene: JSON.stringify(scene), words: `${duration.toFixed(1)} s, seed ${scene.seed ?? 0}${lowered}` };
+  player.stop();
+  const { seed, events } = JSON.parse(asked);
+  made = { path, bytes, duration, scene: asked, events, words: `${duration.toFixed(1)} s, seed ${seed ?? 0}${lowered}` };
   $("scene-picture").hidden = $("scene-actions").hidden = false;
   show();
   drawMade();
@@ -322,7 +317,7 @@ async function receive(path) {
     const words = one.rendered ? "its way is the head’s work, not the model’s" : `asked ${says(one.asked_deg)}, heard ${heard.map((degrees) => (degrees === null ? "nowhere" : says(degrees))).join(", ") || "by nobody"}`;
     return Object.assign(document.createElement("li"), { textContent: `${index + 1} ${one.text}: ${words}` });
   }));
-  $("scene-play").focus({ preventScroll: true });
+  if (document.activeElement === document.body || document.activeElement.id === "scene-cancel") $("scene-play").focus({ preventScroll: true });
 }
 
 const drawMade = () => drawEars($("scene-picture").querySelector("canvas"), readWav(made.bytes));
@@ -374,7 +369,7 @@ function listen() {
   $("copy").onclick = () => add({ ...structuredClone(scene.events[chosen]), onset_s: tenth((scene.events[chosen].onset_s ?? 0) + 1) });
   $("remove").onclick = () => remove(chosen);
   $("scene-go").onclick = make;
-  $("scene-play").onclick = () => (player.position("scene") === null ? player.play([["scene", made.bytes]], "scene").catch(showError) : player.stop());
+  $("scene-play").onclick = () => (player.position(made.path) === null ? player.play([[made.path, made.bytes]], made.path).catch(showError) : player.stop());
   $("scene-save").onclick = () => download(JSON.stringify(scene, null, 2), `${fileName()}.json`);
   $("scene-load").onclick = () => $("scene-file").click();
   $("scene-file").onchange = ({ target }) => target.files[0] && load(target.files[0]).then(() => (target.value = ""));
@@ -392,7 +387,7 @@ export function beginScene(about, words) {
   [live, marks] = [draw(svg, "g"), draw(svg, "g")];
   listen();
   const left = sessionStorage.getItem("dualspec.sceneJob");
-  if (left) attend(left).catch(() => {});
+  if (left) attend(...JSON.parse(left)).catch(() => {});
 }
 
 export const showScene = () => scene && changed();
