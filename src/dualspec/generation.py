@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from dualspec.audio.waveform import read_waveform, write_waveform
+from dualspec.audio.delivery import bandwidth_note, bring_to_loudness
+from dualspec.audio.waveform import read_waveform, resample, write_waveform
 from dualspec.config import to_dict
 from dualspec.diffusion.sampler import SamplingConfig
 from dualspec.files import all_or_nothing, read_json, write_text_atomic
@@ -38,6 +39,8 @@ class OutputOptions:
     """How clips are written."""
 
     subtype: Literal["PCM_16", "PCM_24"] = "PCM_16"  # sample format
+    sample_rate: int | None = None  # Hz of the file; the sound's own if None
+    loudness_lufs: float | None = None  # of the file, by one gain for both ears; as it comes if None
     picture: bool = True  # write the spectrograms of both ears as PNG
     judge: DirectionJudge | None = None  # proves the direction of every sound that came from the model
 
@@ -164,6 +167,7 @@ def stands(
     """
     several = chooser is not None and request.best_of > 1
     wanted = facts | _asked(request) | {"subtype": options.subtype}
+    wanted |= {"sample_rate": options.sample_rate} if options.sample_rate is not None else {}
     wanted |= {"chooser": chooser.facts} if several and chooser is not None else {}
     for path, source in [(request.path, None), *([(_rendered_path(request), head_facts(head))] if head else [])]:
         try:
@@ -172,6 +176,8 @@ def stands(
             return False
         wanted |= {"rendered": source is not None} | ({"head": source} if source is not None else {})
         if not isinstance(record, dict) or any(record.get(name) != value for name, value in wanted.items()):
+            return False
+        if record.get("loudness", {}).get("target_lufs") != options.loudness_lufs:
             return False
         if (record["candidates"][0]["seed"] if several else record.get("seed")) != request.seed:
             return False
@@ -269,19 +275,21 @@ def write_clip(
         waveform: (2, S) in [-1, 1].
         sample_rate: Hz.
         record: what the JSON says beside level, length and hash of the sound file.
-        options: sample format, picture, judge; what is judged is the file, as it was written.
+        options: format, rate and loudness of the file, picture, judge; what is judged is the file, as it was written.
     """
+    waveform, file_rate, facts = _delivered(waveform, sample_rate, options)
+    record = record | facts
     replaced = path.exists()
     azimuth_deg = record["azimuth"]["azimuth_deg"] if record["azimuth"] is not None else None
     with all_or_nothing(path.parent) as folder:
-        write_waveform(folder / path.name, waveform, sample_rate, subtype=options.subtype)
+        write_waveform(folder / path.name, waveform, file_rate, subtype=options.subtype)
         if options.judge is not None and not record["rendered"]:
             stored, _ = read_waveform(folder / path.name)
-            record = record | {"direction": options.judge.hear(stored, sample_rate, azimuth_deg)}
+            record = record | {"direction": options.judge.hear(stored, file_rate, azimuth_deg)}
         if options.picture:
-            draw_clip(waveform, sample_rate, record, folder / f"{path.stem}.png")
+            draw_clip(waveform, file_rate, record, folder / f"{path.stem}.png")
         record = record | {
-            "sample_rate": sample_rate,
+            "sample_rate": file_rate,
             "num_samples": waveform.shape[-1],
             "subtype": options.subtype,
             "peak_db": peak_db(waveform),
@@ -290,6 +298,20 @@ def write_clip(
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
         write_text_atomic(folder / f"{path.stem}.json", text + "\n")
     return WrittenClip(path=path, record=record, replaced=replaced)
+
+
+def _delivered(waveform: Tensor, sample_rate: int, options: OutputOptions) -> tuple[Tensor, int, dict[str, Any]]:
+    """Bring a sound (2, S) to the rate and loudness of its file; return it, its rate, and what was done."""
+    file_rate = options.sample_rate or sample_rate
+    facts: dict[str, Any] = {}
+    waveform = resample(waveform, sample_rate, file_rate)
+    if (lacks := bandwidth_note(sample_rate, file_rate)) is not None:
+        facts["bandwidth"] = lacks
+    if options.loudness_lufs is not None:
+        waveform, facts["loudness"] = bring_to_loudness(waveform, file_rate, options.loudness_lufs)
+    elif file_rate != sample_rate and (peak := float(waveform.abs().max())) > 1:  # peaks between the old samples
+        waveform, facts["resampling_gain_db"] = waveform / peak, round(-20 * math.log10(peak), 6)
+    return waveform, file_rate, facts
 
 
 def draw_clip(waveform: Tensor, sample_rate: int, record: dict[str, Any], picture: Path) -> None:

@@ -58,6 +58,13 @@ def generate(
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Clips denoised at once.")] = 8,
     picture: Annotated[bool, typer.Option("--picture/--no-picture", help="Write spectrograms of both ears.")] = True,
     subtype: Annotated[Literal["PCM_16", "PCM_24"], typer.Option(help="Sample format.")] = "PCM_16",
+    sample_rate: Annotated[
+        int | None, typer.Option(min=8000, max=192_000, help="Hz of the files, by resampling.  [default: the model's]")
+    ] = None,
+    loudness: Annotated[
+        float | None,
+        typer.Option(help="LUFS of the files such as -23, one gain for both ears.  [default: as it comes]"),
+    ] = None,
     proof: Annotated[
         bool, typer.Option("--proof/--no-proof", help="Measure where each clip is heard, into its JSON.")
     ] = True,
@@ -78,9 +85,9 @@ def generate(
 ) -> None:
     """Generate two-ear sound from words.
 
-    Beside each sound stand NAME.png, the spectrograms of both ears, and NAME.json, all that makes it again and the
-    proof of its direction. The direction comes out of the model; only files named "-rendered" (--sofa) went through a
-    head.
+    Files in a folder are named after sound, azimuth and seed. Beside each stand NAME.png, the spectrograms of both
+    ears, and NAME.json, all that makes it again and the proof of its direction. The direction comes out of the model;
+    only files named "-rendered" (--sofa) went through a head.
 
     A list (--prompts, --manifest) goes on where it was: clips that stand already, of the same words, seed, settings and
     model, are kept. Several processes share it: torchrun --nproc-per-node N -m dualspec generate --manifest ...
@@ -97,6 +104,7 @@ def generate(
 
 def _write(said: SimpleNamespace, requests: list[ClipRequest]) -> None:
     """Generate and write the clips as the command says, a line for each."""
+    from dualspec.audio.delivery import check_loudness
     from dualspec.files import remove_leftovers
     from dualspec.generation import OutputOptions, generate_clips, model_facts, run_facts, stands, whole_batches
     from dualspec.model_folder import embedded_bundle, load_localizer
@@ -112,16 +120,19 @@ def _write(said: SimpleNamespace, requests: list[ClipRequest]) -> None:
     pipeline = DualSpecPipeline.from_pretrained(folder, device=device)
     with usage():
         sampling = pipeline.sampling_config(said.steps, said.guidance, said.sampler)
-        pipeline.num_samples(said.duration)
+        num_samples = pipeline.num_samples(said.duration)
+        loudness = None if said.loudness is None else check_loudness(said.loudness)
     judge = _judge(folder, said.target_head) if said.proof else None
     head = load_head(said.sofa, pipeline.sample_rate)
     for folder_of_clip in {request.path.parent for request in requests}:
         folder_of_clip.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder_of_clip)
-    options = OutputOptions(subtype=said.subtype, picture=said.picture, judge=judge)
+    form = {"subtype": said.subtype, "sample_rate": said.sample_rate, "loudness_lufs": loudness}
+    options = OutputOptions(**form, picture=said.picture, judge=judge)
     chooser = load_localizer("paper") if said.best_of > 1 else None
     model = model_facts(pipeline, folder)
-    facts = run_facts(model, sampling) | {"num_samples": pipeline.num_samples(said.duration)}
+    in_file = round(num_samples * (said.sample_rate or pipeline.sample_rate) / pipeline.sample_rate)
+    facts = run_facts(model, sampling) | {"num_samples": in_file}
     standing = partial(stands, facts=facts, options=options, head=head, chooser=chooser)
     is_list = said.manifest is not None or said.prompts is not None
     own = whole_batches(requests, said.batch_size)[rank::num_processes]
@@ -227,6 +238,8 @@ def _judge(model: Path, target_head: Path | None) -> DirectionJudge:
 
 
 def _report(clip: WrittenClip) -> None:
+    from dualspec.audio.delivery import loudness_words
+
     record = clip.record
     words = [f"{record['num_samples'] / record['sample_rate']:g} s", f"seed {record['seed']}"]
     if record["best_of"] > 1:
@@ -240,8 +253,10 @@ def _report(clip: WrittenClip) -> None:
         words.append("front and back confused")
     if record["rendered"]:
         words.append("rendered")
-    if record["gain_db"] < 0:
+    if record["gain_db"] < 0 and "loudness" not in record:
         words.append(f"level lowered by {-record['gain_db']:.1f} dB to stay within full scale")
+    words += [record["bandwidth"]] if "bandwidth" in record else []
+    words += [loudness_words(record["loudness"])] if "loudness" in record else []
     if record["peak_db"] is None:
         words.append("silent")
     if clip.replaced:
