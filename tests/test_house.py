@@ -40,6 +40,7 @@ ROOMS = (
         "accounting",
         "forecast",
         "cascade",
+        "placing",
         "web",
         "cli",
     ),

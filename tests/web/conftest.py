@@ -105,9 +105,9 @@ class FakeStudio:
         shares = [1.0 if sector == 3 else 0.0 for sector in range(12)]
         return {"azimuth_deg": 90.0, "expectation_deg": 90.0, "confidence": 1.0, "probabilities": shares}
 
-    def spatialize(self, recording: Path, azimuth_deg: float, head: str) -> bytes:
+    def spatialize(self, recording: Path, where: Any, head: str, loudness_lufs: float | None) -> tuple[bytes, str]:
         self.go.wait(30)
-        return recording.read_bytes()
+        return recording.read_bytes(), "" if loudness_lufs is None else f"{loudness_lufs:g} LUFS"
 
 
 class Answer(NamedTuple):

@@ -63,8 +63,10 @@ def test_recordings_are_placed_by_the_head(studio, tmp_path):
     write_waveform(path.with_suffix(".wav"), click, RATE)
     path.with_suffix(".wav").rename(path)
 
-    def place(azimuth_deg: float) -> torch.Tensor:
-        samples, rate = soundfile.read(io.BytesIO(studio.spatialize(path, azimuth_deg, "sphere")), dtype="float32")
+    def place(where: float | str, loudness_lufs: float | None = None) -> torch.Tensor:
+        content, words = studio.spatialize(path, where, "sphere", loudness_lufs)
+        assert words.startswith("" if loudness_lufs is None else f"{loudness_lufs:g} LUFS")
+        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32")
         assert rate == RATE and samples.shape == (9_600, 2)
         return torch.from_numpy(samples.T)
 
@@ -72,6 +74,9 @@ def test_recordings_are_placed_by_the_head(studio, tmp_path):
     assert torch.allclose(left, right.flip(0), atol=1e-4)  # mirrored directions swap the ears
     assert left.abs().max() == pytest.approx(0.5, abs=1e-4)
     assert left[0].abs().argmax() < left[1].abs().argmax()  # the near ear is first
+    assert torch.allclose(place("0:90,1:90"), left, atol=1e-3)  # a path that stands still
+    quiet = place(90.0, -60.0)
+    assert torch.allclose(quiet * 0.5 / quiet.abs().max(), left, atol=0.01) and quiet.abs().max() < 0.1
     assert [file.name for file in tmp_path.iterdir()] == ["click"]
 
 
@@ -88,6 +93,7 @@ def test_recordings_that_cannot_be_used_are_refused_with_the_reason(studio, tmp_
     write_waveform(tmp_path / "mono.wav", torch.full((1, 1_600), 0.1), 16_000)
     path.write_bytes((tmp_path / "mono.wav").read_bytes())
     refuses("must have two channels, got 1", studio.localize)
+    refuses("path must be seconds:degrees", studio.spatialize, "0:0,now", "sphere")
     refuses("head must be one of GET /api/heads, got 'nobody'", studio.spatialize, 0.0, "nobody")
     path.write_bytes((tmp_path / "mono.wav").read_bytes()[:1_000])
     refuses("must be complete", studio.spatialize, 0.0, "sphere")

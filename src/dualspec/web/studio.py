@@ -9,7 +9,7 @@ from typing import Any
 
 import dualspec
 from dualspec.audio.azimuth import sector_grid_deg
-from dualspec.audio.binaural import spatialize
+from dualspec.audio.delivery import loudness_words
 from dualspec.audio.hrir import load_sofa, spherical_head
 from dualspec.audio.waveform import audio_info, read_waveform, write_waveform
 from dualspec.diffusion.sampler import SamplingConfig
@@ -17,6 +17,7 @@ from dualspec.diffusion.variant import VARIANT_PARTS
 from dualspec.generation import Head, OutputOptions, WrittenClip, draw_clip, generate_clips, model_facts
 from dualspec.model_folder import load_judge, load_localizer
 from dualspec.pipeline import DualSpecPipeline
+from dualspec.placing import Form, place, read_path, set_level
 from dualspec.prompt_lists import plan_clips
 from dualspec.scenes.score import Plan, Scene, plan_scene
 from dualspec.scenes.stage import mix_scene, write_scene
@@ -139,22 +140,28 @@ class Studio:
         """
         return self._ears.listen(recording, max_seconds=MAX_UPLOAD_S)
 
-    def spatialize(self, recording: Path, azimuth_deg: float, head: str) -> bytes:
-        """Render a recording through a head: WAV, 16 bit, at the recording's rate or 48 kHz, whichever is lower.
+    def spatialize(
+        self, recording: Path, where: float | str, head: str, loudness_lufs: float | None = None
+    ) -> tuple[bytes, str]:
+        """Render a recording through a head, at an azimuth or on a path such as "0:270,2.5:90".
+
+        Returns:
+            WAV, 16 bit, at the recording's rate or 48 kHz, whichever is lower, at a peak of 0.5 or a loudness; and in
+            words the loudness that it got.
 
         Raises:
             ValueError: it is no usable recording, or there is no such head.
         """
         if head not in self._heads:
             raise ValueError(f"head must be one of GET /api/heads, got {head!a:.80}; the sphere is always there")
+        direction = read_path(where) if isinstance(where, str) else where
         rate = min(audio_info(recording).sample_rate, MAX_UPLOAD_RATE)
         waveform, _ = read_waveform(recording, sample_rate=rate, mono=True, max_seconds=MAX_UPLOAD_S)
-        peak = 0.5 if bool(waveform.any()) else None  # silence stays silence
-        hrir_set = self._heads[head].resample(rate)
-        ears = spatialize(waveform, azimuth_deg, hrir_set, method="interpolate", peak=peak)
+        ears = place(waveform, direction, self._heads[head].resample(rate))
+        ears, facts = set_level(ears, rate, Form(loudness_lufs=loudness_lufs))
         target = recording.with_suffix(".wav")
         try:
             write_waveform(target, ears, rate)
-            return target.read_bytes()
+            return target.read_bytes(), loudness_words(facts["loudness"]) if facts else ""
         finally:
             target.unlink(missing_ok=True)
