@@ -13,6 +13,7 @@ from dualspec.cli.evaluation import evaluate, nearest, prompts, roundtrip
 from dualspec.cli.generate import generate
 from dualspec.cli.hearing import audition, localize
 from dualspec.cli.importing import import_weights
+from dualspec.cli.listen import listen
 from dualspec.cli.models import assemble, show
 from dualspec.cli.prepare import prepare
 from dualspec.cli.results import baseline, cascade, report
@@ -46,6 +47,7 @@ _VERBS: dict[Callable[..., None], str] = {
     roundtrip: "True clips through a model's parts.",
     evaluate: "Judge clips: quality and direction.",
     localize: "Where a recording is heard.",
+    listen: "A blind test: where people hear clips.",
     audition: "How well a localizer hears.",
     nearest: "The training clips nearest to generated ones.",
     baseline: "A published mono system answers a prompt list.",
