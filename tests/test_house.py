@@ -31,6 +31,7 @@ ROOMS = (
         "training",
         "engine",
         "model_folder",
+        "pipeline_call",
         "pipeline",
         "prompt_lists",
         "generation",
