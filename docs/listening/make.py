@@ -65,17 +65,14 @@ def main() -> None:
 
 def table_of(clips: list[dict]) -> str:
     """Return the clips as rows of a table."""
-    names = ("words", "both ears", "listen", "asked", "heard", "ITD µs", "ILD dB", "heard in the file")
-    rows = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    for clip in clips:
+    rows = ["| words | left and right ear | heard | in the file | ITD, ILD |", "|---|---|---|---|---|"]
+    for clip, (event, place) in zip(clips, ((event, place) for event, *two in PAIRS for place in two), strict=True):
         file = f"listening/{clip['file']}"
-        player = f'<audio controls preload="none" src="{file}.ogg"></audio> [file]({file}.ogg)'
-        picture = f"![Spectrograms of both ears]({file}.png)"
+        player = f'<audio controls preload="none" style="width: 240px" src="{file}.ogg"></audio>'
+        sound = f"[![Spectrograms of both ears]({file}.png)]({file}.ogg)<br>{player}"
         heard, after = (f"{of['heard_deg']:.0f}° ({100 * of['confidence']:.0f} %)" for of in (clip, clip["ogg"]))
-        cues = f"{clip['itd_us']:.0f} | {clip['ild_db']:.1f}"
-        rows.append(
-            f"| {clip['prompt']} | {picture} | {player} | {clip['asked_deg']:.0f}° | {heard} | {cues} | {after} |"
-        )
+        cues = f"{clip['itd_us']:.0f} µs, {clip['ild_db']:.1f} dB"
+        rows.append(f"| {event}, *{place}* ({clip['asked_deg']:.0f}°) | {sound} | {heard} | {after} | {cues} |")
     return "\n".join(rows) + "\n"
 
 
