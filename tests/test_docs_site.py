@@ -88,7 +88,7 @@ def test_every_link_within_the_site_holds(pages: dict[Path, Page]) -> None:
 def test_the_front_page_is_the_readme_and_cards_are_pages(site: Path, pages: dict[Path, Page]) -> None:
     assert any(link.startswith("training.html") for link in pages[site / "index.html"].links)
     card = site / "src" / "dualspec" / "bundles" / "default" / "index.html"
-    assert card in pages and (site / "listening" / "01-rain-90.ogg").is_file()
+    assert card in pages and (site / "clips" / "01-rain-90.ogg").is_file()
     assert "from_pretrained" in (site / "api.html").read_text(encoding="utf-8")
     assert not list(site.rglob("*.py"))
 
@@ -108,26 +108,26 @@ def test_the_menu_names_every_page_of_ours() -> None:
 
 
 def test_the_listening_examples_are_the_embedded_models() -> None:
-    document = json.loads((DOCS / "listening" / "clips.json").read_text(encoding="utf-8"))
+    document = json.loads((DOCS / "clips" / "clips.json").read_text(encoding="utf-8"))
     for part, files in document["model"]["sha256"].items():
         folder = embedded_bundle() / part
         own = {CONFIG_NAME: sha256_of(folder / CONFIG_NAME), **read_hashes(folder)}
-        assert files == own, "run: python docs/listening/make.py"
+        assert files == own, "run: python docs/clips/make.py"
     assert len({clip["asked_deg"] for clip in document["clips"]}) == len(document["clips"]) == 12
-    assert sum(path.stat().st_size for path in (DOCS / "listening").glob("*.*g")) < MAX_LISTENING_BYTES
-    specification = importlib.util.spec_from_file_location("make", DOCS / "listening" / "make.py")
+    assert sum(path.stat().st_size for path in (DOCS / "clips").glob("*.*g")) < MAX_LISTENING_BYTES
+    specification = importlib.util.spec_from_file_location("make", DOCS / "clips" / "make.py")
     assert specification is not None and specification.loader is not None
     make = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(make)
     assert [clip["prompt"] for clip in document["clips"]] == make.PROMPTS
-    assert make.table_of(document["clips"]) in (DOCS / "listening.md").read_text(encoding="utf-8")
+    assert make.table_of(document["clips"]) in (DOCS / "clips.md").read_text(encoding="utf-8")
 
 
 def test_the_listening_examples_are_heard_as_their_records_say() -> None:
-    document = json.loads((DOCS / "listening" / "clips.json").read_text(encoding="utf-8"))
+    document = json.loads((DOCS / "clips" / "clips.json").read_text(encoding="utf-8"))
     judge = load_judge()
     for clip in document["clips"]:
-        heard = judge.hear(*read_waveform(DOCS / "listening" / f"{clip['file']}.ogg"), clip["asked_deg"])
+        heard = judge.hear(*read_waveform(DOCS / "clips" / f"{clip['file']}.ogg"), clip["asked_deg"])
         assert heard["heard_deg"] == clip["ogg"]["heard_deg"]
         assert heard["itd_us"] == pytest.approx(clip["itd_us"], abs=20), "the codec keeps the time difference"
         assert heard["ild_db"] == pytest.approx(clip["ild_db"], abs=0.3)

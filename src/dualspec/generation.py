@@ -107,7 +107,7 @@ def generate_clips(
         localizer.to(pipeline.device)
     facts = run_facts(model, sampling) | {"batch_size": batch_size, "device": pipeline.device.type}
 
-    def on_step_end(_: DualSpecPipeline, index: int, timestep: Tensor, now: dict[str, Tensor]) -> None:
+    def on_step_end(_: Any, index: int, timestep: Any, now: dict[str, Any]) -> None:
         if on_step is not None:
             on_step(index + 1, sampling.num_inference_steps, now["latents"])
 

@@ -56,7 +56,10 @@ def demo(folder: Path | None = None) -> gradio.Blocks:
             steps = gradio.Slider(1, 100, value=about["num_inference_steps"], step=1, label="Steps")
             guidance = gradio.Slider(1, 10, value=about["guidance_scale"], step=0.5, label="Guidance")
         button = gradio.Button("Generate", variant="primary")
-        outputs = [gradio.Audio(label="Both ears", interactive=False, buttons=["download"]), gradio.JSON(label="Where it is heard")]
+        outputs = [
+            gradio.Audio(label="Both ears", interactive=False, buttons=["download"]),
+            gradio.JSON(label="Where it is heard"),
+        ]
         button.click(generate, [known, azimuth_deg, seed, steps, guidance], outputs, api_name="generate")
     return page.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1)
 

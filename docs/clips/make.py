@@ -1,6 +1,6 @@
-"""Make the listening examples again with the embedded model, by `python docs/listening/make.py`.
+"""Make the listening examples again with the embedded model, by `python docs/clips/make.py`.
 
-Writes the sounds (Ogg Vorbis), small pictures, clips.json, and the table of docs/listening.md.
+Writes the sounds (Ogg Vorbis), small pictures, clips.json, and the table of docs/clips.md.
 """
 
 import json
@@ -21,7 +21,7 @@ from dualspec.prompt_lists import plan_clips
 from dualspec.text.prompts import parse_prompt
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "listening.md"
+PAGE = HERE.parent / "clips.md"
 # Six sounds, each twice with one seed: only the words for the place differ. Together they go once around the head.
 PAIRS = (
     ("rain", "9 o'clock direction", "3 o'clock direction"),
@@ -67,7 +67,7 @@ def table_of(clips: list[dict]) -> str:
     """Return the clips as rows of a table."""
     rows = ["| words | left and right ear | heard | in the file | ITD, ILD |", "|---|---|---|---|---|"]
     for clip, (event, place) in zip(clips, ((event, place) for event, *two in PAIRS for place in two), strict=True):
-        file = f"listening/{clip['file']}"
+        file = f"clips/{clip['file']}"
         player = f'<audio controls preload="none" style="width: 240px" src="{file}.ogg"></audio>'
         sound = f"[![Spectrograms of both ears]({file}.png)]({file}.ogg)<br>{player}"
         heard, after = (f"{of['heard_deg']:.0f}° ({100 * of['confidence']:.0f} %)" for of in (clip, clip["ogg"]))
