@@ -109,13 +109,18 @@ def generate_clips(
     for localizer in (who.localizer for who in (chooser, options.judge) if who is not None):
         localizer.to(pipeline.device)
     facts = run_facts(model, sampling) | {"batch_size": batch_size, "device": pipeline.device.type}
+
+    def on_step_end(_: Any, index: int, timestep: Any, now: dict[str, Any]) -> None:
+        if on_step is not None:
+            on_step(index + 1, sampling.num_inference_steps, now["latents"])
+
     settings = {
         "sampler": sampling.sampler,
         "num_inference_steps": sampling.num_inference_steps,
         "guidance_scale": sampling.guidance_scale,
         "audio_length_in_s": duration_s,
         "batch_size": batch_size,
-        "callback_on_step_end": on_step,
+        "callback_on_step_end": on_step_end,
     }
     for request, candidate, tried in _draw(pipeline, requests, settings, chooser):
         record = _record(request, candidate, facts)

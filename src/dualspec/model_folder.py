@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ from dualspec.training.weights import load_module, read_config, read_hashes, rea
 INDEX_NAME = "model_index.json"
 HEAD_NAME = "head.json"
 EVENTS_NAME = "events.txt"
+CARD_NAME = "README.md"
+CREDITS_NAME = "CREDITS.tsv"
+DOCUMENTS = (CARD_NAME, CREDITS_NAME)
+HUB_FILES = ["*.json", "*.safetensors", EVENTS_NAME, *DOCUMENTS]
 FORMAT_VERSION = 1
 MAX_INDEX_BYTES = 1 << 16
 VOCODER_CONFIGS: dict[str, type] = {
@@ -35,6 +40,37 @@ VOCODER_CONFIGS: dict[str, type] = {
 PART_CONFIGS: dict[str, type] = {"VaeConfig": VaeConfig, **VOCODER_CONFIGS}
 LOCALIZERS = ("paper", "robust")  # the embedded ones
 TRUSTED_ACCURACY = 0.99  # below this share of true clips a localizer's scores carry a warning (decision 24)
+
+
+CARD = """---
+library_name: dualspec
+pipeline_tag: text-to-audio
+language: en
+tags: [audio, binaural, spatial-audio, text-to-audio, hrtf]
+---
+
+# {name}
+
+Words in, {seconds:g} s of two-ear (binaural) sound at {rate} Hz out: variant `{variant}` of DualSpec
+(arXiv:2502.18952). The text encoder, `{encoder}`, is not in this folder.
+
+| part | values |
+|---|---|
+{rows}
+
+```python
+from dualspec import DualSpecPipeline, write_waveform
+
+pipeline = DualSpecPipeline.from_pretrained("{name}")  # this folder, or its name on a hub
+output = pipeline("EVENT: Dog bark & LOCATION: 3 o'clock direction", seed=0)
+write_waveform("dog.wav", output.audios[0], output.sample_rate)
+```
+
+## Before you share it
+
+Say here which recordings and which head it was trained with, under which licences, with credits (`CREDITS.tsv`);
+give the model a licence that these allow, above as `license:` too; and say how it was judged (`dualspec evaluate`).
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,6 +175,48 @@ def embedded_bundle() -> Path:
     return folder
 
 
+def find_model(name_or_folder: str | Path, *, revision: str | None = None, local_files_only: bool = False) -> Path:
+    """Return the folder of a model: the one that is named, or a copy of OWNER/NAME from the Hugging Face hub.
+
+    Raises:
+        FileNotFoundError: it is no folder, and the hub cannot be reached, has no such model, or does not give it.
+    """
+    name, folder = str(name_or_folder), Path(name_or_folder)
+    if folder.is_dir() or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    options: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES, **options))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        words = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(f"no model {name}: there is no such folder, and the hub gave none ({words})") from error
+
+
+def read_documents(folder: Path) -> dict[str, str]:
+    """Return the card and the credits of a model, by file name."""
+    found = [folder / name for name in DOCUMENTS if (folder / name).is_file()]
+    return {path.name: path.read_text(encoding="utf-8") for path in found}
+
+
+def write_documents(
+    folder: Path, name: str, config: VariantConfig, sizes: dict[str, int], documents: dict[str, str]
+) -> None:
+    """Write a model's card and credits; where it came with no card, one that asks for what the weights cannot tell."""
+    card = CARD.format(
+        name=name,
+        seconds=config.num_samples / config.sample_rate,
+        rate=config.sample_rate,
+        variant=config.variant,
+        encoder=config.text_encoder.name_or_path or config.text_encoder.kind,
+        rows="\n".join(f"| `{part}` | {size:,} |" for part, size in sizes.items()),
+    )
+    for file, text in ({CARD_NAME: card} | documents).items():
+        write_text_atomic(folder / file, text)
+
+
 def write_index(folder: Path, variant: str, parts: Sequence[str]) -> None:
     """Write the index of a model folder; the class name is what hubs show."""
     index: dict[str, Any] = {"_class_name": "DualSpecPipeline", "format_version": FORMAT_VERSION}
@@ -185,6 +263,7 @@ def assemble(
     dtype: torch.dtype = torch.float32,
     head: HeadCues | None = None,
     events: Sequence[str] = (),
+    credits: str | None = None,
 ) -> None:
     """Put trained weights folders together into a model folder, which appears whole or not at all.
 
@@ -195,6 +274,7 @@ def assemble(
         dtype: of the weights; torch.float16 halves them.
         head: cues of the head that the training clips were rendered with; the proof of direction aims at them.
         events: labels of the training clips, the commonest first; the page suggests them.
+        credits: table of the recordings behind the weights.
 
     Raises:
         ValueError: the folder exists, a part is missing or belongs to no variant of this kind.
@@ -222,12 +302,16 @@ def assemble(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
     try:
+        sizes = {}
         for name, source in sources.items():
             config = variant if name == "denoiser" else read_config(source, PART_CONFIGS)
-            save_state(temporary / name, read_state(source), config, dtype=dtype, notes=read_notes(source))
+            state = read_state(source)
+            sizes[name] = sum(value.numel() for value in state.values())
+            save_state(temporary / name, state, config, dtype=dtype, notes=read_notes(source))
         write_index(temporary, variant.variant, list(sources))
         write_head(temporary, head)
         write_events(temporary, events)
+        write_documents(temporary, folder.name, variant, sizes, {CREDITS_NAME: credits} if credits else {})
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

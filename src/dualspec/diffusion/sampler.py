@@ -11,7 +11,7 @@ from dualspec.diffusion.objective import NoiseScheduleConfig
 
 SamplerName = Literal["ddpm", "ddim", "dpmpp", "unipc"]
 SAMPLERS: tuple[SamplerName, ...] = ("ddpm", "ddim", "dpmpp", "unipc")
-StepCallback = Callable[[int, int, Tensor], None]
+StepCallback = Callable[[int, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,8 @@ def sample(
         negative_embeds: (B, L', D) states of the empty text.
         negative_mask: (B, L').
         step_generators: one per clip, for the noise that ddpm adds at every step.
-        callback: called with (step, number of steps, latents) after every step; may raise to stop.
+        callback: called with (index, timestep, latents) after every step; returns the latents to go on with,
+            and may raise to stop.
 
     Returns:
         Latents (B, C, T, F).
@@ -123,7 +124,7 @@ def sample(
             prediction = denoiser(model_input, timestep.expand(batch), embeds[:batch], mask[:batch])
         latents = _step(scheduler, prediction, timestep, latents, step_generators)
         if callback is not None:
-            callback(step + 1, num_steps, latents)
+            latents = callback(step, timestep, latents)
     return latents
 
 
