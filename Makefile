@@ -1,19 +1,21 @@
-# setup · demo · test · lint · check. `.ci/run` uses the words of setup and test.
+# setup · demo · test · docs · lint · check. `.ci/run` uses the words of setup and test.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # One thread for each process: more of them only wait for each other on small models.
 TEST_ENV = OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 HF_HUB_OFFLINE=1
 
-.PHONY: help setup demo test lint types check bench format clean
+.PHONY: help setup demo test docs lint types check bench format mutants clean
 
 help:
 	@echo "make setup   a virtual environment in $(VENV) with everything for development"
 	@echo "make demo    install and make dog.wav from a sentence"
 	@echo "make test    run the tests"
+	@echo "make docs    the documentation as a site, in site/"
 	@echo "make check   formatting, lint, types, tests with coverage"
 	@echo "make lint    formatting and lint alone"
 	@echo "make bench   the promises of speed, as ratios of one run"
+	@echo "make mutants broken rules, and whether the tests notice (a quarter of an hour)"
 
 # torch goes first and alone: the other packages then take the build that is there. Without a GPU, the much smaller
 # CPU build can be had by installing it from PyTorch's own index beforehand.
@@ -27,7 +29,7 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.setup: $(VENV)/.torch pyproject.toml constraints.txt
-	$(BIN)/python -m pip install -c constraints.txt -e ".[web,train,onnx,dev]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[web,train,onnx,docs,dev]"
 	@touch $@ $(VENV)/.demo
 
 setup: $(VENV)/.setup
@@ -37,6 +39,10 @@ demo: $(VENV)/.demo
 
 test: setup
 	$(TEST_ENV) $(BIN)/python -m pytest
+
+# Warnings are errors. The variable silences an announcement of the theme's makers: it is kept up until May 2027.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: setup
 	$(BIN)/ruff format --check .
@@ -55,11 +61,12 @@ bench: setup
 	$(BIN)/python benchmarks/run.py --write docs/performance.md
 	$(BIN)/python benchmarks/corpus_throughput.py --clips 100 --rows 20000
 	$(BIN)/python benchmarks/paper_size.py --size tiny
+mutants: setup
+	$(TEST_ENV) $(BIN)/python tests/mutations.py
 
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-
 clean:
-	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.* build dist
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.* build dist site

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +93,23 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     pipeline.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def page_blocks() -> Any:
+    """A function that reads a page's fenced blocks of a language, in order; `sh` ones as words of commands."""
+
+    def read(page: str, *languages: str) -> list[tuple[str, Any]]:
+        text = (REPOSITORY / page).read_text(encoding="utf-8")
+        found: list[tuple[str, Any]] = []
+        for language, block in re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            if language in languages and language == "sh":
+                found += [("sh", shlex.split(line)) for line in block.replace("\\\n", " ").splitlines()]
+            elif language in languages:
+                found.append((language, block))
+        return found
+
+    return read
 
 
 @pytest.fixture(scope="session")

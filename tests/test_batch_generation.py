@@ -150,6 +150,8 @@ def test_what_stands_is_kept_and_what_does_not_is_made_anew(
         assert contents(tmp_path) == alone
     for change in (("--seed", 1), ("--subtype", "PCM_24"), ("--duration", 0.5)):
         assert run(*change) == NUM_CLIPS, change
+    engine = ("--sample-rate", 48_000, "--loudness", -23)
+    assert run(*engine) == NUM_CLIPS and run(*engine) == 0 and run(*engine[:2]) == NUM_CLIPS
 
 
 def test_pictures_proofs_and_candidates_count_too(listing: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 from pathlib import Path
 from types import ModuleType
@@ -35,3 +36,14 @@ def test_a_manifest_row_costs_a_kilobyte_whatever_their_number(tmp_path: Path) -
     module = script("corpus_throughput")
     facts = module.manifest_facts(tmp_path, 20_000)
     assert facts["rows"] == 20_000 and facts["bytes_in_memory_per_row"] < 1_200
+
+
+def test_training_speed_counts_operations_and_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = script("training_speed")
+    corpus = module.made_up(tmp_path, 8)
+    options = argparse.Namespace(size="tiny", device="cpu", clips=2, repeat=1, set=[])
+    two = module.measure("mel_vae", corpus, options)
+    assert two["recipe"] == "tiny/mel_vae" and 0 < two["drawing"] < 1 and 0 < two["utilisation"] < 1
+    options.clips = 4
+    assert module.measure("mel_vae", corpus, options)["gflop_a_clip"] == pytest.approx(two["gflop_a_clip"], rel=0.05)

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from dualspec.accounting import account
 from dualspec.audio.binaural import spatialize
+from dualspec.audio.delivery import integrated_loudness
 from dualspec.audio.hrir import load_sofa, spherical_head
 from dualspec.audio.waveform import audio_info, read_waveform, write_waveform
 from dualspec.cli import app
@@ -132,25 +133,44 @@ def test_generate_takes_every_setting(tiny_model: Path, tmp_path: Path) -> None:
     assert "replaced" in done("generate", *words).output
 
 
+def test_generate_for_a_game_engine(tiny_model: Path, tmp_path: Path) -> None:
+    """48 kHz, 24 bit, -23 LUFS: the same sound by one gain, nothing above 8 kHz, and the record says both."""
+    common = (PROMPT, "--model", tiny_model, "--no-picture", "--steps", 1, "--subtype", "PCM_24", "-o")
+    done("generate", *common, tmp_path / "plain.wav")
+    output = done("generate", *common, tmp_path / "game.wav", "--sample-rate", 48_000, "--loudness", -23).output
+    record = json.loads((tmp_path / "game.json").read_text())
+    note = "16 kHz content resampled to 48 kHz: nothing above 8 kHz"
+    assert record["bandwidth"] == note and note in output
+    assert record["sample_rate"] == 48_000 and record["num_samples"] == 3 * NUM_SAMPLES
+    ears, sample_rate = read_waveform(tmp_path / "game.wav")
+    assert sample_rate == 48_000 and audio_info(tmp_path / "game.wav").num_frames == 3 * NUM_SAMPLES
+    assert integrated_loudness(ears, 48_000) == pytest.approx(record["loudness"]["lufs"], abs=0.02)
+    plain = read_waveform(tmp_path / "plain.wav", sample_rate=48_000)[0] * 10 ** (record["loudness"]["gain_db"] / 20)
+    assert (ears - plain).abs().max() < 2e-3 * plain.abs().max()
+    before = json.loads((tmp_path / "plain.json").read_text())
+    assert before["direction"]["heard_deg"] == record["direction"]["heard_deg"] and "loudness" not in before
+    assert "loudness must be -70 to -5" in dualspec("generate", *common, tmp_path / "x.wav", "--loudness", 0).output
+
+
 def test_several_clips_get_names_of_their_own(tiny_model: Path, tmp_path: Path) -> None:
     common = ("--model", tiny_model, "--no-picture", "--steps", 2)
     done("generate", PROMPT, "-o", tmp_path / "a" / "dog.wav", "--num", 3, "--seed", 5, "--batch-size", 2, *common)
     assert [name for name in names(tmp_path / "a") if name.endswith("wav")] == [
-        "dog-seed5.wav",
-        "dog-seed6.wav",
-        "dog-seed7.wav",
+        "dog-az270-seed5.wav",
+        "dog-az270-seed6.wav",
+        "dog-az270-seed7.wav",
     ]
     file = tmp_path / "prompts.txt"
     file.write_text(f"# two sounds\n{PROMPT}\n\na cat behind me to the left\n", encoding="utf-8")
     done("generate", "--prompts", file, "-o", tmp_path / "b", "--seed", 6, *common)
     assert [name for name in names(tmp_path / "b") if name.endswith("wav")] == [
-        "1-dog-bark-3-oclock-direction-seed6.wav",
-        "2-a-cat-behind-me-to-the-left-seed6.wav",
+        "1-dog-bark-az270-seed6.wav",
+        "2-a-cat-az135-seed6.wav",
     ]
-    alone, _ = read_waveform(tmp_path / "a" / "dog-seed6.wav")
-    beside, _ = read_waveform(tmp_path / "b" / "1-dog-bark-3-oclock-direction-seed6.wav")
+    alone, _ = read_waveform(tmp_path / "a" / "dog-az270-seed6.wav")
+    beside, _ = read_waveform(tmp_path / "b" / "1-dog-bark-az270-seed6.wav")
     assert (alone - beside).abs().max() <= 2 / 32768, "the clip must not depend on its batch mates"
-    other, _ = read_waveform(tmp_path / "a" / "dog-seed5.wav")
+    other, _ = read_waveform(tmp_path / "a" / "dog-az270-seed5.wav")
     assert not torch.equal(alone, other)
 
 

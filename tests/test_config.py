@@ -101,7 +101,7 @@ def test_defaults_fill_and_an_int_stands_for_a_float() -> None:
         ({"name": "a", "stft": {"n_ftt": 4}}, r"config\.stft .*did you mean 'n_fft'"),
         ({"name": "a", "stft": {"n_fft": 512.0}}, r"config\.stft\.n_fft must be an integer, got 512\.0"),
         ({"name": "a", "stft": {"n_fft": True}}, r"n_fft must be an integer, got True"),
-        ({"name": "a", "stft": {"n_fft": 4}}, r"config\.stft: hop_length must be at most n_fft"),
+        ({"name": "a", "stft": {"n_fft": 4}}, r"config\.stft\.hop_length must be at most n_fft"),
         ({"name": "a", "scale": True}, r"config\.scale must be a finite number, got True"),
         ({"name": "a", "scale": float("nan")}, r"config\.scale must be a finite number, got nan"),
         ({"name": "a", "scale": "1"}, r"config\.scale must be a finite number, got '1'"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,17 +25,14 @@ def dualspec(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def commands() -> list[list[str]]:
-    """Read the commands of the page, in order; each is one that dualspec takes."""
-    found = []
-    for block in re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            for long, short in SHORTER.items():
-                line = line.replace(long, short)
-            program, *words = shlex.split(line)
-            assert program == "dualspec"
-            found.append([*words, *(("--steps", "1") if words[0] == "generate" else ())])
-    return found
+def shortened(words: list[str]) -> list[str]:
+    """A command of the page, which is one that dualspec takes, with fewer steps."""
+    line = shlex.join(words)
+    for long, short in SHORTER.items():
+        line = line.replace(long, short)
+    program, *words = shlex.split(line)
+    assert program == "dualspec"
+    return [*words, *(("--steps", "1") if words[0] == "generate" else ())]
 
 
 @pytest.fixture
@@ -51,10 +48,11 @@ def sounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "sounds"
 
 
-def test_the_page_works_from_top_to_bottom(sounds: Path) -> None:
+def test_the_page_works_from_top_to_bottom(sounds: Path, page_blocks: Any) -> None:
     assert all(long in PAGE.read_text(encoding="utf-8") for long in SHORTER)
     said = {}
-    for words in commands():
+    for _, command in page_blocks("docs/finetuning.md", "sh"):
+        words = shortened(command)
         result = dualspec(*words)
         assert result.exit_code == 0, f"{words}: {result.output}"
         said.setdefault(words[0], []).append(result.output)

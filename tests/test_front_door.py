@@ -400,5 +400,5 @@ def test_odd_prompts_become_files(knock: Knock, target: Path, tiny_model: Path) 
     code, said = knock("generate", *words, "-o", target.parent)
     assert code == 0 and "Traceback" not in said
     assert sorted(path.name for path in target.parent.iterdir()) == [
-        f"x-1-100-frac-b-b-doa-90-seed0.{suffix}" for suffix in ("json", "png", "wav")
+        f"x-1-100-frac-b-b-az090-seed0.{suffix}" for suffix in ("json", "png", "wav")
     ]

@@ -131,7 +131,7 @@ def test_the_best_placed_of_all_candidates_is_kept(write: Any, tmp_path: Path) -
     chooser = listener("paper")
     records = write(tmp_path / "best", best_of=3, per_prompt=2, seed=4, batch_size=2, chooser=chooser)
     names = sorted(path.name for path in (tmp_path / "best").glob("*.wav"))
-    assert [name.rpartition("direction-")[2] for name in names] == ["seeds4-6.wav", "seeds7-9.wav"]
+    assert [name.rpartition("az270-")[2] for name in names] == ["seeds4-6.wav", "seeds7-9.wav"]
     single = write(tmp_path / "all", per_prompt=6, seed=4, proof=False)
     sounds = {
         record["seed"]: read_waveform(path)[0] for record, path in zip(single, _waves(tmp_path / "all"), strict=True)

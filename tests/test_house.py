@@ -31,16 +31,18 @@ ROOMS = (
         "training",
         "bundle",
         "engine",
-        "scenes",
         "model_folder",
+        "pipeline_call",
         "pipeline",
         "prompt_lists",
         "generation",
+        "scenes",
         "roundtrip",
         "recipes",
         "accounting",
         "forecast",
         "cascade",
+        "placing",
         "web",
         "cli",
     ),
@@ -320,7 +322,7 @@ def test_the_machine_test_uses_the_words_of_the_makefile() -> None:
     script = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
     for words in (
         "pip install torch==2.13.0",
-        'pip install -c constraints.txt -e ".[web,train,onnx,dev]"',
+        'pip install -c constraints.txt -e ".[web,train,onnx,docs,dev]"',
         "OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 HF_HUB_OFFLINE=1",
         "-m pytest",
     ):

@@ -123,3 +123,18 @@ def test_wrong_numbers_and_places_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="positive on a logarithmic axis"):
         curves_figure({"loss": [(0, 0.0)]}, tmp_path / "x.png", y_label="loss", log_y=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scene_is_drawn_from_above(tmp_path: Path) -> None:
+    """The same scene gives the same bytes; another way round gives another picture."""
+    from dualspec.plots import Lane, scene_figure
+
+    still = Lane("rain $x$", 0.0, 9.0, ((0.0, 180.0),))
+    for name, end in (("one", 390.0), ("two", 390.0), ("other", 30.0)):
+        scene_figure([still, Lane("bee", 2.0, 4.0, ((0.0, 330.0), (4.0, end)))], 9.0, tmp_path / f"{name}.png")
+    one, two, other = ((tmp_path / f"{name}.png").read_bytes() for name in ("one", "two", "other"))
+    assert one == two != other
+    with pytest.raises(ValueError, match="lanes must hold at least one sound"):
+        scene_figure([], 9.0, tmp_path / "none.png")
+    with pytest.raises(ValueError, match=r"path must end in \.png"):
+        scene_figure([still], 9.0, tmp_path / "none.jpg")

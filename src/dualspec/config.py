@@ -83,7 +83,8 @@ def from_dict(cls: type[T], data: Any, *, where: str = "config", require_all: bo
     try:
         return cls(**values)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        joint = "." if re.split(r"\W", str(error), maxsplit=1)[0] in keys else ": "  # it may begin with the field
+        raise ValueError(f"{where}{joint}{error}") from error
 
 
 def override(config: T, assignments: Sequence[str]) -> T:

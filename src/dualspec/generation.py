@@ -13,7 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dualspec.audio.waveform import read_samples, write_waveform
+from dualspec.audio.delivery import bandwidth_note, bring_to_loudness
+from dualspec.audio.waveform import read_samples, resample, write_waveform
 from dualspec.config import to_dict
 from dualspec.files import all_or_nothing, read_json, sha256_of, write_text_atomic
 from dualspec.hearing.proof import placement_scores
@@ -44,6 +45,8 @@ class OutputOptions:
     """How clips are written."""
 
     subtype: Literal["PCM_16", "PCM_24"] = "PCM_16"  # sample format
+    sample_rate: int | None = None  # Hz of the file; the sound's own if None
+    loudness_lufs: float | None = None  # of the file, by one gain for both ears; as it comes if None
     picture: bool = True  # write the spectrograms of both ears as PNG
     judge: DirectionJudge | OnnxJudge | None = None  # proves the direction of every sound that came from the model
 
@@ -53,7 +56,7 @@ class Head:
     """Another head, through which the model's own mid signal is heard."""
 
     hrir_set: HrirSet  # at the model's sample rate
-    sha256: str  # of the file it came from
+    sha256: str | None  # of the file it came from; None for a computed one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,13 +116,18 @@ def generate_clips(
         localizer.to(pipeline.device)
     facts = run_facts(model, sampling, pipeline.engine) | {"batch_size": batch_size, "device": pipeline.device.type}
     facts |= {"num_threads": pipeline.num_threads}
+
+    def on_step_end(_: Any, index: int, timestep: Any, now: dict[str, Any]) -> None:
+        if on_step is not None:
+            on_step(index + 1, sampling.num_inference_steps, now["latents"])
+
     settings = {
         "sampler": sampling.sampler,
         "num_inference_steps": sampling.num_inference_steps,
         "guidance_scale": sampling.guidance_scale,
         "audio_length_in_s": duration_s,
         "batch_size": batch_size,
-        "callback_on_step_end": on_step,
+        "callback_on_step_end": on_step_end,
     }
     for request, candidate, tried in _draw(pipeline, requests, settings, chooser):
         record = _record(request, candidate, facts)
@@ -127,8 +135,8 @@ def generate_clips(
             record |= {"candidates": tried, "chooser": chooser.facts}
         yield write_clip(request.path, candidate.waveform, pipeline.sample_rate, record, options)
         if head is not None:
-            rendered, head_facts = rerender(candidate.waveform, request.parsed, head)
-            yield write_clip(_rendered_path(request), rendered, pipeline.sample_rate, record | head_facts, options)
+            rendered, facts_of_head = rerender(candidate.waveform, request.parsed, head)
+            yield write_clip(_rendered_path(request), rendered, pipeline.sample_rate, record | facts_of_head, options)
 
 
 def whole_batches(requests: Sequence[ClipRequest], batch_size: int) -> list[list[ClipRequest]]:
@@ -171,14 +179,17 @@ def stands(
     """
     several = chooser is not None and request.best_of > 1
     wanted = facts | _asked(request) | {"subtype": options.subtype}
+    wanted |= {"sample_rate": options.sample_rate} if options.sample_rate is not None else {}
     wanted |= {"chooser": chooser.facts} if several and chooser is not None else {}
-    for path, source in [(request.path, None), *([(_rendered_path(request), _source(head))] if head else [])]:
+    for path, source in [(request.path, None), *([(_rendered_path(request), head_facts(head))] if head else [])]:
         try:
             record = read_json(path.with_suffix(".json"))
         except (FileNotFoundError, ValueError):
             return False
         wanted |= {"rendered": source is not None} | ({"head": source} if source is not None else {})
         if not isinstance(record, dict) or any(record.get(name) != value for name, value in wanted.items()):
+            return False
+        if record.get("loudness", {}).get("target_lufs") != options.loudness_lufs:
             return False
         if (record["candidates"][0]["seed"] if several else record.get("seed")) != request.seed:
             return False
@@ -255,10 +266,11 @@ def rerender(waveform: Any, parsed: ParsedPrompt, head: Head) -> tuple[Any, dict
     rendered = spatialize(
         common_phase_mid(waveform), azimuth_deg, head.hrir_set, method="interpolate", peak=peak if peak > 0 else None
     )
-    return rendered, {"rendered": True, "rendered_azimuth_deg": azimuth_deg, "head": _source(head)}
+    return rendered, {"rendered": True, "rendered_azimuth_deg": azimuth_deg, "head": head_facts(head)}
 
 
-def _source(head: Head) -> dict[str, Any]:
+def head_facts(head: Head) -> dict[str, Any]:
+    """Return what a record says of a head."""
     return {"name": head.hrir_set.name, "licence": head.hrir_set.licence, "sha256": head.sha256}
 
 
@@ -276,27 +288,44 @@ def write_clip(
         waveform: (2, S) in [-1, 1], a tensor or an array.
         sample_rate: Hz.
         record: what the JSON says beside level, length and hash of the sound file.
-        options: sample format, picture, judge; what is judged is the file, as it was written.
+        options: format, rate and loudness of the file, picture, judge; what is judged is the file, as it was written.
     """
+    waveform, file_rate, facts = _delivered(waveform, sample_rate, options)
+    record = record | facts
     replaced = path.exists()
     azimuth_deg = record["azimuth"]["azimuth_deg"] if record["azimuth"] is not None else None
     with all_or_nothing(path.parent) as folder:
-        write_waveform(folder / path.name, waveform, sample_rate, subtype=options.subtype)
+        write_waveform(folder / path.name, waveform, file_rate, subtype=options.subtype)
         if options.judge is not None and not record["rendered"]:
             stored, _ = read_samples(folder / path.name)
-            record = record | {"direction": options.judge.hear(stored, sample_rate, azimuth_deg)}
+            record = record | {"direction": options.judge.hear(stored, file_rate, azimuth_deg)}
         if options.picture:
-            draw_clip(waveform, sample_rate, record, folder / f"{path.stem}.png")
+            draw_clip(waveform, file_rate, record, folder / f"{path.stem}.png")
         record = record | {
-            "sample_rate": sample_rate,
+            "sample_rate": file_rate,
             "num_samples": waveform.shape[-1],
             "subtype": options.subtype,
-            "peak_db": _peak_db(waveform),
+            "peak_db": peak_db(waveform),
             "sha256": sha256_of(folder / path.name),
         }
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
         write_text_atomic(folder / f"{path.stem}.json", text + "\n")
     return WrittenClip(path=path, record=record, replaced=replaced)
+
+
+def _delivered(waveform: Any, sample_rate: int, options: OutputOptions) -> tuple[Any, int, dict[str, Any]]:
+    """Bring a sound (2, S) to the rate and loudness of its file; return it, its rate, and what was done."""
+    file_rate = options.sample_rate or sample_rate
+    facts: dict[str, Any] = {}
+    if file_rate != sample_rate:
+        waveform = resample(waveform, sample_rate, file_rate)
+    if (lacks := bandwidth_note(sample_rate, file_rate)) is not None:
+        facts["bandwidth"] = lacks
+    if options.loudness_lufs is not None:
+        waveform, facts["loudness"] = bring_to_loudness(waveform, file_rate, options.loudness_lufs)
+    elif file_rate != sample_rate and (peak := float(abs(waveform).max())) > 1:  # peaks between the old samples
+        waveform, facts["resampling_gain_db"] = waveform / peak, round(-20 * math.log10(peak), 6)
+    return waveform, file_rate, facts
 
 
 def draw_clip(waveform: Any, sample_rate: int, record: dict[str, Any], picture: Path) -> None:
@@ -360,6 +389,7 @@ def _record(request: ClipRequest, candidate: Candidate, facts: dict[str, Any]) -
     }
 
 
-def _peak_db(waveform: Any) -> float | None:
+def peak_db(waveform: Any) -> float | None:
+    """Return the peak of a sound in dB re full scale; None for silence."""
     peak = float(abs(waveform).max())
     return round(20 * math.log10(peak), 3) if peak > 0 else None

@@ -1,6 +1,7 @@
 """Model folders: `model_index.json` beside one weights folder per part, and the model that is embedded here."""
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 
 from dualspec.audio.waveform import audio_info, read_waveform
 from dualspec.bundle import (
+    EVENTS_NAME,
     HEAD_NAME,
     INDEX_NAME,
     LOCALIZERS,
@@ -28,6 +30,7 @@ from dualspec.bundle import (
 )
 from dualspec.config import override
 from dualspec.diffusion.variant import VariantConfig
+from dualspec.files import write_text_atomic
 from dualspec.hearing.localizer import Localizer, LocalizerConfig
 from dualspec.hearing.proof import DirectionJudge, HeadCues
 from dualspec.latents.vae import VaeConfig
@@ -54,12 +57,47 @@ __all__ = [
     "write_index",
 ]
 
+CARD_NAME = "README.md"
+CREDITS_NAME = "CREDITS.tsv"
+DOCUMENTS = (CARD_NAME, CREDITS_NAME)
+HUB_FILES = ["*.json", "*.safetensors", EVENTS_NAME, *DOCUMENTS]
 VOCODER_CONFIGS: dict[str, type] = {
     "HifiGanConfig": HifiGanConfig,
     "IstftHeadConfig": IstftHeadConfig,
     "GriffinLimConfig": GriffinLimConfig,
 }
 PART_CONFIGS: dict[str, type] = {"VaeConfig": VaeConfig, **VOCODER_CONFIGS}
+
+
+CARD = """---
+library_name: dualspec
+pipeline_tag: text-to-audio
+language: en
+tags: [audio, binaural, spatial-audio, text-to-audio, hrtf]
+---
+
+# {name}
+
+Words in, {seconds:g} s of two-ear (binaural) sound at {rate} Hz out: variant `{variant}` of DualSpec
+(arXiv:2502.18952). The text encoder, `{encoder}`, is not in this folder.
+
+| part | values |
+|---|---|
+{rows}
+
+```python
+from dualspec import DualSpecPipeline, write_waveform
+
+pipeline = DualSpecPipeline.from_pretrained("{name}")  # this folder, or its name on a hub
+output = pipeline("EVENT: Dog bark & LOCATION: 3 o'clock direction", seed=0)
+write_waveform("dog.wav", output.audios[0], output.sample_rate)
+```
+
+## Before you share it
+
+Say here which recordings and which head it was trained with, under which licences, with credits (`CREDITS.tsv`);
+give the model a licence that these allow, above as `license:` too; and say how it was judged (`dualspec evaluate`).
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,6 +162,48 @@ def load_localizer(name_or_folder: str | Path = "robust") -> LoadedLocalizer:
     return LoadedLocalizer(localizer=localizer, name=name, sha256=sha256, held_out_accuracy=accuracy)
 
 
+def find_model(name_or_folder: str | Path, *, revision: str | None = None, local_files_only: bool = False) -> Path:
+    """Return the folder of a model: the one that is named, or a copy of OWNER/NAME from the Hugging Face hub.
+
+    Raises:
+        FileNotFoundError: it is no folder, and the hub cannot be reached, has no such model, or does not give it.
+    """
+    name, folder = str(name_or_folder), Path(name_or_folder)
+    if folder.is_dir() or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    options: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES, **options))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        words = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(f"no model {name}: there is no such folder, and the hub gave none ({words})") from error
+
+
+def read_documents(folder: Path) -> dict[str, str]:
+    """Return the card and the credits of a model, by file name."""
+    found = [folder / name for name in DOCUMENTS if (folder / name).is_file()]
+    return {path.name: path.read_text(encoding="utf-8") for path in found}
+
+
+def write_documents(
+    folder: Path, name: str, config: VariantConfig, sizes: dict[str, int], documents: dict[str, str]
+) -> None:
+    """Write a model's card and credits; where it came with no card, one that asks for what the weights cannot tell."""
+    card = CARD.format(
+        name=name,
+        seconds=config.num_samples / config.sample_rate,
+        rate=config.sample_rate,
+        variant=config.variant,
+        encoder=config.text_encoder.name_or_path or config.text_encoder.kind,
+        rows="\n".join(f"| `{part}` | {size:,} |" for part, size in sizes.items()),
+    )
+    for file, text in ({CARD_NAME: card} | documents).items():
+        write_text_atomic(folder / file, text)
+
+
 def needs_vocoder(config: VariantConfig, vaes: dict[str, VaeConfig]) -> bool:
     """Tell whether a variant's last step vocodes. Paper section VI-B; decisions 20 and 21."""
     if config.variant in ("mel_base", "stft_base"):
@@ -143,6 +223,7 @@ def assemble(
     dtype: torch.dtype = torch.float32,
     head: HeadCues | None = None,
     events: Sequence[str] = (),
+    credits: str | None = None,
 ) -> None:
     """Put trained weights folders together into a model folder, which appears whole or not at all.
 
@@ -153,6 +234,7 @@ def assemble(
         dtype: of the weights; torch.float16 halves them.
         head: cues of the head that the training clips were rendered with; the proof of direction aims at them.
         events: labels of the training clips, the commonest first; the page suggests them.
+        credits: table of the recordings behind the weights.
 
     Raises:
         ValueError: the folder exists, a part is missing or belongs to no variant of this kind.
@@ -180,12 +262,16 @@ def assemble(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
     try:
+        sizes = {}
         for name, source in sources.items():
             config = variant if name == "denoiser" else read_config(source, PART_CONFIGS)
-            save_state(temporary / name, read_state(source), config, dtype=dtype, notes=read_notes(source))
+            state = read_state(source)
+            sizes[name] = sum(value.numel() for value in state.values())
+            save_state(temporary / name, state, config, dtype=dtype, notes=read_notes(source))
         write_index(temporary, variant.variant, list(sources))
         write_head(temporary, head)
         write_events(temporary, events)
+        write_documents(temporary, folder.name, variant, sizes, {CREDITS_NAME: credits} if credits else {})
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

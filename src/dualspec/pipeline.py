@@ -5,15 +5,15 @@ of a head are carried along for whoever judges, and never read.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from dualspec.diffusion.denoiser import build_denoiser
-from dualspec.diffusion.sampler import SamplingConfig, initial_noise, sample
+from dualspec.diffusion.sampler import SamplingConfig, sample
 from dualspec.diffusion.variant import VariantConfig
 from dualspec.features.mel import MelConfig
 from dualspec.features.stft import StftConfig
@@ -23,9 +23,12 @@ from dualspec.latents.vae import Spectra, SpectrogramVae, VaeConfig
 from dualspec.model_folder import (
     VOCODER_CONFIGS,
     embedded_bundle,
+    find_model,
+    read_documents,
     read_events,
     read_head,
     read_index,
+    write_documents,
     write_events,
     write_head,
     write_index,
@@ -35,19 +38,11 @@ from dualspec.synthesis.vocoder import build_vocoder
 from dualspec.text.encoder import TextEncoder, build_text_encoder
 from dualspec.training.weights import load_module, save_weights
 
+if TYPE_CHECKING:
+    from dualspec.pipeline_call import BinauralOutput, Generators, OutputType
+
 FADE_SAMPLES = 160
-SEED_LIMIT = 2**63
-
-
-@dataclass
-class BinauralOutput:
-    """What a pipeline call returns."""
-
-    audios: Tensor  # (B, 2, S) float32 in [-1, 1], channel 0 left
-    sample_rate: int  # Hz
-    seeds: list[int]  # the seed of each clip
-    prompts: list[str]  # the prompt of each clip
-    gains_db: list[float]  # 0, or the negative gain that kept a clip within full scale
+StepEnd = Callable[["DualSpecPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
 class DualSpecPipeline:
@@ -61,6 +56,7 @@ class DualSpecPipeline:
         text_encoder: words to token states.
         head: cues of the head that the training clips were rendered with; what the proof of direction aims at.
         events: labels that the model was trained on, the commonest first.
+        documents: its card and credits, by file name.
 
     Use `DualSpecPipeline.from_pretrained()`. Paper Fig. 1.
     """
@@ -76,6 +72,7 @@ class DualSpecPipeline:
         text_encoder: TextEncoder,
         head: HeadCues | None = None,
         events: Sequence[str] = (),
+        documents: dict[str, str] | None = None,
     ) -> None:
         """Check that the parts fit."""
         if text_encoder.width != config.denoiser.cross_attention_dim:
@@ -85,6 +82,7 @@ class DualSpecPipeline:
             )
         self.config, self.vaes, self.vocoder, self.text_encoder = config, vaes, vocoder, text_encoder
         self.denoiser, self.head, self.events = denoiser, head, list(events)
+        self.documents = documents or {}
         self.pairing = LatentPairing(
             config.pairing, config.latent_shapes({part: vaes[part].config for part in config.parts})
         )
@@ -121,73 +119,105 @@ class DualSpecPipeline:
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None = None,
         *,
-        negative_prompt: str = "",
+        audio_length_in_s: float | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        sampler: str | None = None,
+        negative_prompt: str | list[str] | None = None,
         num_waveforms_per_prompt: int = 1,
-        seed: int | list[int] = 0,
-        audio_length_in_s: float | None = None,
+        generator: "Generators | None" = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        negative_attention_mask: Tensor | None = None,
+        output_type: "OutputType" = "pt",
+        return_dict: bool = True,
+        callback_on_step_end: StepEnd | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        sampler: str | None = None,
+        seed: int | list[int] | None = None,
         batch_size: int = 8,
-        callback_on_step_end: Callable[[int, int, Tensor], None] | None = None,
-    ) -> BinauralOutput:
+    ) -> "BinauralOutput | Any":
         """Generate two-ear sound from words.
 
         Args:
             prompt: such as "EVENT: Dog bark & LOCATION: 3 o'clock direction", or a list.
-            negative_prompt: what guidance leads away from; the empty text by default, as in training.
+            audio_length_in_s: seconds, at most the model's own length; shorter clips are cut with a short fade.
             num_inference_steps: evaluations of the denoiser, 1 to 1000; the model's own default if None.
             guidance_scale: w of equation (16), 0 to 20; the model's own default if None.
-            sampler: "ddpm", "ddim", "dpmpp" or "unipc"; the model's own default if None.
+            negative_prompt: what guidance leads away from, one or one per prompt; the empty text, as in training,
+                if None.
             num_waveforms_per_prompt: clips per prompt, with seeds seed, seed + 1, …
-            seed: of the first clip of each prompt, or one per clip.
-            audio_length_in_s: seconds, at most the model's own length; shorter clips are cut with a short fade.
+            generator: draws the noise instead of `seed`: one for all clips, or one per clip.
+            latents: (B, C, T, F) standard normal noise to start from.
+            prompt_embeds: (P, L, D) from `encode_prompt`, instead of `prompt`.
+            negative_prompt_embeds: (P, L, D) or (1, L, D), instead of `negative_prompt`.
+            attention_mask: (P, L) of `prompt_embeds`, true at words; all of them if None.
+            negative_attention_mask: the same of `negative_prompt_embeds`.
+            output_type: "pt" (tensor on the CPU), "np", or "latent" for what `decode_latents` takes.
+            return_dict: False returns a tuple with the clips alone.
+            callback_on_step_end: called with (pipeline, index, timestep, {"latents": …}) after every step of every
+                batch; may return {"latents": …} to go on with, or raise to stop.
+            callback_on_step_end_tensor_inputs: what the callback is given: "latents", or nothing.
+            sampler: "ddpm", "ddim", "dpmpp" or "unipc"; the model's own default if None.
+            seed: of the first clip of each prompt, or one per clip; 0 if neither it nor a generator is given.
             batch_size: clips denoised at once; it does not change the result beyond rounding.
-            callback_on_step_end: called with (step, number of steps, latents); may raise to stop.
 
         Returns:
             The clips, in prompt order.
 
         Raises:
-            ValueError: an argument is out of its range.
+            ValueError: an argument is out of its range, or does not go with another.
         """
-        if num_waveforms_per_prompt < 1:
-            raise ValueError(f"num_waveforms_per_prompt must be at least 1, got {num_waveforms_per_prompt}; say 1")
-        asked = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not asked or not all(text.strip() for text in asked):
-            raise ValueError("prompt must be words, got an empty text; say what is heard and where")
-        prompts = [text for text in asked for _ in range(num_waveforms_per_prompt)]
-        seeds = _seeds(seed, num_waveforms_per_prompt, len(prompts))
+        from dualspec.pipeline_call import BinauralOutput, check_output, draw_start, read_seeds, read_words, text_states
+
+        check_output(output_type, audio_length_in_s, callback_on_step_end_tensor_inputs)
         num_samples = self.num_samples(audio_length_in_s)
         sampling = self.sampling_config(num_inference_steps, guidance_scale, sampler)
-        clips = []
-        for start in range(0, len(prompts), batch_size):
-            rows = slice(start, start + batch_size)
-            latents = self._denoise(prompts[rows], negative_prompt, seeds[rows], sampling, callback_on_step_end)
-            clips.append(self.decode_latents(latents).cpu())
-        audios, gains = _within_full_scale(_cut(torch.cat(clips), num_samples))
-        return BinauralOutput(audios, self.sample_rate, seeds, prompts, gains)
-
-    def _denoise(
-        self, prompts: list[str], negative_prompt: str, seeds: list[int], sampling: SamplingConfig, callback: Any
-    ) -> Tensor:
-        embeds, mask = self.text_encoder.encode([*prompts, negative_prompt])
-        batch = len(prompts)
-        noise = initial_noise(self.pairing.packed_shape, seeds, self.device)
-        return sample(
-            self.denoiser,
-            self.config.schedule,
-            sampling,
-            noise=noise,
-            prompt_embeds=embeds[:batch].to(self.device),
-            prompt_mask=mask[:batch].to(self.device),
-            negative_embeds=embeds[batch:].expand(batch, -1, -1).to(self.device),
-            negative_mask=mask[batch:].expand(batch, -1).to(self.device),
-            step_generators=[torch.Generator().manual_seed(seed + SEED_LIMIT // 2) for seed in seeds],
-            callback=callback,
+        words = read_words(
+            (prompt, prompt_embeds, attention_mask),
+            (negative_prompt, negative_prompt_embeds, negative_attention_mask),
+            repeats=num_waveforms_per_prompt,
+            width=self.text_encoder.width,
         )
+        if generator is not None and seed is not None:
+            raise ValueError(f"seed must be left out beside a generator, got {seed}; give one of them")
+        count = len(words[0])
+        seeds = read_seeds(seed or 0, num_waveforms_per_prompt, count) if generator is None else []
+        shape = (count, *self.pairing.packed_shape)
+        noise, steps = draw_start(shape, seeds=seeds, generator=generator, latents=latents, device=self.device)
+
+        def on_step(index: int, timestep: Tensor, now: Tensor) -> Tensor:
+            shown = {"latents": now} if callback_on_step_end_tensor_inputs else {}
+            changed = callback_on_step_end(self, index, timestep, shown) if callback_on_step_end else None
+            return (changed or {}).get("latents", now)
+
+        made = []
+        for start in range(0, count, batch_size):
+            rows = slice(start, start + batch_size)
+            clean = sample(
+                self.denoiser,
+                self.config.schedule,
+                sampling,
+                noise=noise[rows],
+                **text_states(self.text_encoder, *words, rows, self.device),
+                step_generators=steps[rows],
+                callback=on_step,
+            )
+            made.append(clean if output_type == "latent" else self.decode_latents(clean).cpu())
+        audios: Any = torch.cat(made)
+        gains: list[float] = []
+        if output_type != "latent":
+            audios, gains = _within_full_scale(_cut(audios, num_samples))
+        audios = audios.numpy() if output_type == "np" else audios
+        return BinauralOutput(audios, self.sample_rate, seeds, words[0].texts, gains) if return_dict else (audios,)
+
+    @torch.no_grad()
+    def encode_prompt(self, prompt: str | list[str]) -> tuple[Tensor, Tensor]:
+        """Return `prompt_embeds` (P, L, D) and `attention_mask` (P, L) of texts."""
+        return self.text_encoder.encode([prompt] if isinstance(prompt, str) else list(prompt))
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
@@ -257,7 +287,10 @@ class DualSpecPipeline:
         return round(audio_length_in_s * self.sample_rate)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
-        """Write all parts as a folder that `from_pretrained` reads; the text encoder is named, not copied."""
+        """Write all parts as a folder that `from_pretrained` reads, here or elsewhere.
+
+        The text encoder is named, not copied. Card and credits are those the model came with, or a card is begun.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         modules: dict[str, tuple[torch.nn.Module, Any]] = {"denoiser": (self.denoiser, self.config)}
@@ -266,25 +299,37 @@ class DualSpecPipeline:
             modules["vocoder"] = (self.vocoder, self.vocoder.config)
         for name, (module, config) in modules.items():
             save_weights(folder / name, module, config, dtype=dtype)
+        sizes = {name: sum(v.numel() for v in module.state_dict().values()) for name, (module, _) in modules.items()}
         write_head(folder, self.head)
         write_events(folder, self.events)
+        write_documents(folder, folder.resolve().name, self.config, sizes, self.documents)
         write_index(folder, self.config.variant, list(modules))
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path | None = None, *, device: str | torch.device = "cpu"
+        cls,
+        name_or_folder: str | Path | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+        local_files_only: bool = False,
     ) -> "DualSpecPipeline":
         """Load a pipeline.
 
         Args:
-            folder: what `save_pretrained` wrote; None loads the embedded model.
+            name_or_folder: what `save_pretrained` wrote, or OWNER/NAME of such a folder on the Hugging Face hub;
+                None loads the embedded model.
             device: where to put it.
+            revision: branch, tag or commit on the hub.
+            local_files_only: take a hub's model only from what was downloaded before.
 
         Raises:
-            FileNotFoundError: the folder or a file of it is missing.
+            FileNotFoundError: the folder or a file of it is missing, or the hub gives no such model.
             ValueError: a file is damaged or does not fit.
         """
-        folder = Path(folder) if folder is not None else embedded_bundle()
+        folder = embedded_bundle()
+        if name_or_folder is not None:
+            folder = find_model(name_or_folder, revision=revision, local_files_only=local_files_only)
         parts = read_index(folder)
         denoiser, config = load_module(
             folder / "denoiser", {"VariantConfig": VariantConfig}, lambda own: build_denoiser(own.denoiser)
@@ -297,16 +342,12 @@ class DualSpecPipeline:
         if "vocoder" in parts:
             vocoder, _ = load_module(folder / "vocoder", VOCODER_CONFIGS, build_vocoder)
         text_encoder = build_text_encoder(config.text_encoder)
-        return cls(config, denoiser, vaes, vocoder, text_encoder, read_head(folder), read_events(folder)).to(device)
-
-
-def _seeds(seed: int | list[int], per_prompt: int, count: int) -> list[int]:
-    seeds = list(seed) if isinstance(seed, list) else [seed + index % per_prompt for index in range(count)]
-    if len(seeds) != count:
-        raise ValueError(f"seed must be one number or one per clip ({count}), got {len(seeds)}")
-    if any(not 0 <= value < SEED_LIMIT // 2 for value in seeds):
-        raise ValueError(f"seed must be 0 to 2^62 - 1, got {seeds[:4]}")
-    return seeds
+        facts: dict[str, Any] = {
+            "head": read_head(folder),
+            "events": read_events(folder),
+            "documents": read_documents(folder),
+        }
+        return cls(config, denoiser, vaes, vocoder, text_encoder, **facts).to(device)
 
 
 def _cut(waveform: Tensor, num_samples: int) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,7 @@ MAX_COLUMNS = 2000
 _WINDOW_S = 0.032
 _LOG_TICKS_KHZ = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 _DPI = 120
+_QUARTERS = {0: "front", 90: "left", 180: "back", 270: "right"}
 
 
 def spectrogram_figure(
@@ -142,7 +144,7 @@ def direction_figure(
     axis.set_rlabel_position(15)
     axis.set_xticks(
         [math.radians(azimuth) for azimuth in range(0, 360, 30)],
-        [{0: "front", 90: "left", 180: "back", 270: "right"}.get(a, f"{a}°") for a in range(0, 360, 30)],
+        [_QUARTERS.get(azimuth, f"{azimuth}°") for azimuth in range(0, 360, 30)],
         fontsize=8,
     )
     _needles(axis, asked_deg, heard_deg)
@@ -201,6 +203,80 @@ def curves_figure(
     if title:
         figure.suptitle(_heading(title), fontsize=11)
     _write(figure, path)
+
+
+class Lane(NamedTuple):
+    """One sound of a scene, as it is drawn."""
+
+    text: str
+    onset_s: float
+    length_s: float
+    points: tuple[tuple[float, float], ...]
+    """Way-points: seconds from the onset, azimuth in degrees as it stands; one for a sound that stands still."""
+
+
+def scene_figure(lanes: Sequence[Lane], duration_s: float, path: str | os.PathLike[str], *, title: str = "") -> None:
+    """Draw a scene from above, front up and left left, and below it when each sound is heard.
+
+    Args:
+        lanes: the sounds; each has a circle of its own, the first one outside.
+        duration_s: length of the scene, seconds.
+        path: PNG file to write; its folder must exist.
+        title: line above the figure, shown as it is.
+
+    Raises:
+        ValueError: there must be a sound, and the path must end in .png.
+        FileNotFoundError: the folder is absent.
+    """
+    from matplotlib.figure import Figure
+
+    _check_png(path)
+    if not lanes:
+        raise ValueError("lanes must hold at least one sound, got none; a scene has events")
+    below = 0.8 + 0.27 * len(lanes)
+    figure = Figure(figsize=(7.2, 4.4 + below), dpi=_DPI, layout="constrained")
+    grid = figure.add_gridspec(2, 1, height_ratios=(4.4, below))
+    dial: Any = figure.add_subplot(grid[0], projection="polar")
+    _orient(dial)
+    dial.set_ylim(0.0, 1.1)
+    dial.set_yticks([])
+    dial.set_xticks(
+        [math.radians(azimuth) for azimuth in range(0, 360, 30)],
+        [_QUARTERS.get(azimuth, f"{azimuth}°") for azimuth in range(0, 360, 30)],
+        fontsize=8,
+    )
+    dial.fill([math.tau * step / 60 for step in range(60)], [0.1] * 60, color="0.85", zorder=3)
+    dial.fill([-0.35, 0.0, 0.35], [0.09, 0.16, 0.09], color="0.85", zorder=3)
+    time = figure.add_subplot(grid[1])
+    for index, lane in enumerate(lanes):
+        _draw_lane(dial, time, index, lane, radius=1.0 - 0.75 * index / max(len(lanes), 6))
+    time.set_xlim(0.0, duration_s)
+    time.set_ylim(len(lanes) - 0.4, -0.6)
+    time.set_yticks([])
+    time.set_xlabel("time (s)")
+    time.grid(axis="x", alpha=0.3)
+    if title:
+        figure.suptitle(_heading(title), fontsize=11)
+    _write(figure, path)
+
+
+def _draw_lane(dial: Any, time: Any, index: int, lane: Lane, radius: float) -> None:
+    """Draw one sound: a dot, or an arc with its head, and the bar of its time."""
+    color = f"C{index % 10}"
+    angles = [math.radians(azimuth) for _, azimuth in lane.points]
+    first, last = lane.points[0][1], lane.points[-1][1]
+    dial.plot(angles[:1], [radius], "o", color=color, markersize=13, zorder=4)
+    dial.annotate(str(index + 1), (angles[0], radius), ha="center", va="center", color="white", fontsize=8, zorder=5)
+    if len(angles) > 1:
+        line = [a + (b - a) * step / 60 for a, b in itertools.pairwise(angles) for step in range(61)]
+        dial.plot(line, [radius] * len(line), color=color, linewidth=2)
+        before = next((angle for angle in reversed(line) if angle != line[-1]), line[-1])
+        arrow = {"arrowstyle": "-|>", "color": color, "mutation_scale": 18, "shrinkA": 0, "shrinkB": 0}
+        dial.annotate("", (line[-1], radius), (before, radius), arrowprops=arrow)
+    where = f"{first:g}°" if len(angles) == 1 else f"{first:g}° → {last:g}°, moving"
+    time.barh(index, lane.length_s, left=lane.onset_s, height=0.72, color=color, alpha=0.55)
+    words = f"{index + 1}  {textwrap.shorten(lane.text, 60, placeholder=' …')}, {where}"
+    time.text(0.01, index, _plain(words), va="center", fontsize=8, transform=time.get_yaxis_transform())
 
 
 def _decibels(

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dualspec.audio.azimuth import NUM_SECTORS, check_azimuth_deg, circular_error_deg, class_azimuth_deg
+from dualspec.audio.azimuth import NUM_SECTORS, azimuth_name, check_azimuth_deg, circular_error_deg, class_azimuth_deg
 from dualspec.data.manifest import Split, json_lines
 from dualspec.data.selection import draw_pairs, split_rows
 from dualspec.files import parse_json, write_text_atomic
@@ -158,7 +158,7 @@ def plan_clips(
 ) -> list[ClipRequest]:
     """Give every clip its seed and its file.
 
-    One clip takes the name that was asked for. Several get the seed, and the number of their prompt, into theirs.
+    One clip takes the name that was asked for. Several get the number of their prompt, azimuth and seed into theirs.
 
     Args:
         prompts: prompts and what they mean.
@@ -183,8 +183,10 @@ def plan_clips(
         for first in range(seed, seed + per_prompt * best_of, best_of):
             seeds = f"seed{first}" if best_of == 1 else f"seeds{first}-{first + best_of - 1}"
             by_seed = seeds if is_folder or per_prompt > 1 else ""
-            stem, suffix = (_slug(prompt), ".wav") if is_folder else (output.stem, output.suffix)
-            words = [place, stem, by_seed] if is_folder else [stem, place, by_seed]
+            place_deg = azimuth_name(parsed.azimuth.azimuth_deg) if by_seed and parsed.azimuth is not None else ""
+            named = parsed.event if parsed.azimuth is not None else prompt
+            stem, suffix = (_slug(named), ".wav") if is_folder else (output.stem, output.suffix)
+            words = [place, stem, place_deg, by_seed] if is_folder else [stem, place, place_deg, by_seed]
             name = "-".join(filter(None, words)) + suffix
             path = output / name if is_folder else output.with_name(name)
             read = blank_location(prompt) if blank else prompt

@@ -166,11 +166,15 @@ def test_text_and_denoiser_are_those_of_torch(pipeline: OnnxPipeline, reference:
 def test_same_seed_gives_the_same_clip(pipeline: OnnxPipeline, reference: DualSpecPipeline) -> None:
     settings: dict[str, Any] = {"seed": [3, 4], "num_inference_steps": 6}
     steps: list[Any] = []
-    own = pipeline(PROMPTS, **settings, callback_on_step_end=lambda *said: steps.append(said))
+    own = pipeline(
+        PROMPTS, **settings, callback_on_step_end=lambda _, step, __, now: steps.append((step, now["latents"]))
+    )
     latents: list[torch.Tensor] = []
-    torch_out = reference(PROMPTS, **settings, callback_on_step_end=lambda _, __, x: latents.append(x))
-    assert [said[:2] for said in steps] == [(step + 1, 6) for step in range(6)]
-    np.testing.assert_allclose(steps[-1][2], latents[-1].numpy(), atol=1e-4)
+    torch_out = reference(
+        PROMPTS, **settings, callback_on_step_end=lambda _, __, ___, now: latents.append(now["latents"]) or now
+    )
+    assert [step for step, _ in steps] == list(range(6))
+    np.testing.assert_allclose(steps[-1][1], latents[-1].numpy(), atol=1e-4)
     assert own.audios.shape == tuple(torch_out.audios.shape) and own.seeds == torch_out.seeds
     check_alike(own.audios, torch_out.audios)
     assert own.gains_db == pytest.approx(torch_out.gains_db, abs=1e-3)
@@ -275,6 +279,7 @@ def test_generate_loads_no_torch_and_says_what_made_the_clip(tmp_path: Path) -> 
 def test_auto_takes_torch_where_only_torch_can(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
     def wish(**said: Any) -> str | None:
         nothing = {"device": None, "engine": "onnx", "sofa": None, "best_of": 1, "target_head": None, "sampler": None}
+        nothing |= {"sample_rate": None, "loudness": None}
         return verb._wish_for_torch(SimpleNamespace(**nothing | said))
 
     assert wish() is None and wish(device="cpu", sampler="dpmpp") is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import shutil
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ from dualspec.audio.azimuth import sector_grid_deg
 from dualspec.audio.waveform import write_waveform
 from dualspec.diffusion.sampler import SamplingConfig
 from dualspec.generation import WrittenClip
+from dualspec.scenes.score import plan_scene
 from dualspec.web.app import create_app
 from dualspec.web.serving import build_server
 from dualspec.web.settings import Settings
@@ -50,7 +52,8 @@ class FakeStudio:
             for azimuth in sector_grid_deg()
         ]
         defaults = {"num_inference_steps": 4, "guidance_scale": 3.0, "duration_s": 0.5}
-        return {"variant": "dualspec", "judge": {"name": "fake"}, "directions": directions, **defaults}
+        named = {"variant": "dualspec", "judge": {"name": "fake"}, "moving_head": "sphere"}
+        return named | {"directions": directions} | defaults
 
     def sampling(self, order: Any) -> SamplingConfig:
         return SamplingConfig(num_inference_steps=order.num_inference_steps or 4)
@@ -75,6 +78,24 @@ class FakeStudio:
             record |= {"num_samples": SAMPLES, "sample_rate": RATE, "direction": proof}
             yield WrittenClip(path=path, record=record, replaced=False)
 
+    def plan(self, scene: Any) -> Any:
+        return plan_scene(scene, sound_s=SAMPLES / RATE)
+
+    def scene(self, scene: Any, folder: Path, on_step: Callable[[int, int], None]) -> Iterator[WrittenClip]:
+        plan = self.plan(scene)
+        for step in range(4):
+            self.go.wait(30)
+            time.sleep(self.step_s)
+            on_step(step + 1, 4)
+        path = folder / f"scene-seed{scene.seed}.wav"
+        write_waveform(path, 0.25 * torch.ones(2, round(plan.length_s * RATE)), RATE)
+        events = plan.facts()["events"]
+        for event in events:
+            proof = {} if event["rendered"] else {"direction": {"asked_deg": event["asked_deg"], "heard_deg": 90.0}}
+            event["sounds"] = [{"seed": 0} | proof]
+        record = {"kind": "scene", "gain_db": -1.5, "sample_rate": RATE, "events": events}
+        yield WrittenClip(path=path, record=record | {"num_samples": round(plan.length_s * RATE)}, replaced=False)
+
     def picture(self, clip: WrittenClip) -> bytes:
         return b"\x89PNG of " + clip.path.name.encode()
 
@@ -84,9 +105,9 @@ class FakeStudio:
         shares = [1.0 if sector == 3 else 0.0 for sector in range(12)]
         return {"azimuth_deg": 90.0, "expectation_deg": 90.0, "confidence": 1.0, "probabilities": shares}
 
-    def spatialize(self, recording: Path, azimuth_deg: float, head: str) -> bytes:
+    def spatialize(self, recording: Path, where: Any, head: str, loudness_lufs: float | None) -> tuple[bytes, str]:
         self.go.wait(30)
-        return recording.read_bytes()
+        return recording.read_bytes(), "" if loudness_lufs is None else f"{loudness_lufs:g} LUFS"
 
 
 class Answer(NamedTuple):
@@ -188,3 +209,34 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A service with the usual settings, for all tests of a file."""
     with running(Settings(), tmp_path_factory.mktemp("plain")) as service:
         yield service
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; the test is skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright (extra dev)")
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("the browser test needs Chromium, such as `apt-get install chromium`")
+    options = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+    with playwright.sync_playwright() as engine:
+        chromium = engine.chromium.launch(executable_path=found, args=options)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any, plain: Running) -> Iterator[Any]:
+    """The page, which must stay free of errors and of other hosts."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
+    page.on("request", lambda asked: wrong.append(asked.url) if f"127.0.0.1:{plain.port}" not in asked.url else None)
+    page.goto(f"http://127.0.0.1:{plain.port}/")
+    page.wait_for_selector("#chips button")
+    yield page
+    context.close()
+    assert not [line for line in wrong if not line.startswith(("blob:", "Failed to load resource"))]

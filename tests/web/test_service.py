@@ -299,7 +299,8 @@ def test_s6_every_answer_carries_the_policy(plain):
 def test_the_page_names_no_other_host():
     from importlib import resources
 
-    for file in (resources.files("dualspec.web") / "page").iterdir():
+    web = resources.files("dualspec.web")
+    for file in (*(web / "page").iterdir(), *(web / "listening_page").iterdir()):
         text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert "http://" not in text and "https://" not in text and "//cdn" not in text, file.name
 
@@ -326,6 +327,21 @@ def test_s8_an_address_that_others_reach_needs_a_token(host):
 
 
 # --- uploads ------------------------------------------------------------------------------------------------------
+
+
+def test_an_upload_goes_to_a_place_or_along_a_path(plain):
+    placed = "/api/spatialize?"
+    for query in ("azimuth_deg=30", "path=0:270,2:90", "azimuth_deg=0&head=other"):
+        answer = plain.ask("POST", placed + query, b"sound")
+        assert answer.status == 200 and answer.body == b"sound" and "x-loudness" not in answer.headers
+    assert plain.ask("POST", f"{placed}azimuth_deg=3&loudness_lufs=-23", b"x").headers["x-loudness"] == "-23 LUFS"
+    for query, field in (
+        ("", "azimuth_deg"),
+        ("azimuth_deg=0&path=0:0", "azimuth_deg"),
+        ("azimuth_deg=0&loudness_lufs=0", "loudness_lufs"),
+    ):
+        answer = plain.ask("POST", placed + query, b"sound")
+        assert answer.status == 422 and answer.json["field"] == field
 
 
 def test_uploads_are_bounded_and_leave_nothing_behind(start, wait_for):

@@ -63,8 +63,10 @@ def test_recordings_are_placed_by_the_head(studio, tmp_path):
     write_waveform(path.with_suffix(".wav"), click, RATE)
     path.with_suffix(".wav").rename(path)
 
-    def place(azimuth_deg: float) -> torch.Tensor:
-        samples, rate = soundfile.read(io.BytesIO(studio.spatialize(path, azimuth_deg, "sphere")), dtype="float32")
+    def place(where: float | str, loudness_lufs: float | None = None) -> torch.Tensor:
+        content, words = studio.spatialize(path, where, "sphere", loudness_lufs)
+        assert words.startswith("" if loudness_lufs is None else f"{loudness_lufs:g} LUFS")
+        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32")
         assert rate == RATE and samples.shape == (9_600, 2)
         return torch.from_numpy(samples.T)
 
@@ -72,6 +74,9 @@ def test_recordings_are_placed_by_the_head(studio, tmp_path):
     assert torch.allclose(left, right.flip(0), atol=1e-4)  # mirrored directions swap the ears
     assert left.abs().max() == pytest.approx(0.5, abs=1e-4)
     assert left[0].abs().argmax() < left[1].abs().argmax()  # the near ear is first
+    assert torch.allclose(place("0:90,1:90"), left, atol=1e-3)  # a path that stands still
+    quiet = place(90.0, -60.0)
+    assert torch.allclose(quiet * 0.5 / quiet.abs().max(), left, atol=0.01) and quiet.abs().max() < 0.1
     assert [file.name for file in tmp_path.iterdir()] == ["click"]
 
 
@@ -88,6 +93,7 @@ def test_recordings_that_cannot_be_used_are_refused_with_the_reason(studio, tmp_
     write_waveform(tmp_path / "mono.wav", torch.full((1, 1_600), 0.1), 16_000)
     path.write_bytes((tmp_path / "mono.wav").read_bytes())
     refuses("must have two channels, got 1", studio.localize)
+    refuses("path must be seconds:degrees", studio.spatialize, "0:0,now", "sphere")
     refuses("head must be one of GET /api/heads, got 'nobody'", studio.spatialize, 0.0, "nobody")
     path.write_bytes((tmp_path / "mono.wav").read_bytes()[:1_000])
     refuses("must be complete", studio.spatialize, 0.0, "sphere")
@@ -115,3 +121,31 @@ def test_what_it_says_of_itself_fits_what_it_does(studio, tiny_model, tmp_path):
 
 def _one_clip(studio: Studio, folder: Path) -> list[Path]:
     return [clip.path for clip in studio.clips(order(num_inference_steps=1), folder, lambda *_: None)]
+
+
+def test_a_scene_is_made_through_the_first_head(tiny_model, write_sofa, tmp_path):
+    from dualspec.scenes.score import scene_from
+
+    studio = Studio(tiny_model, sofas=[write_sofa()])
+    events = [{"text": "rain", "azimuth_deg": 180}, {"text": "bee", "azimuth_deg": 90, "end_azimuth_deg": 0}]
+    scene = scene_from({"events": events, "num_inference_steps": 2, "seed": 3})
+    steps: list[tuple[int, int]] = []
+    (clip,) = studio.scene(scene, tmp_path, lambda *step: steps.append(step))
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert clip.path.name == "scene-seed3.wav" and clip.record["head"]["name"] == "sphere"
+    assert len(clip.record["head"]["sha256"]) == 64 and studio.about()["moving_head"] == "sphere"
+    assert studio.picture(clip)[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"length_s": 121, "repeat": "same"}, "events must end within 120 s"),
+        ({"length_s": 60, "repeat": "anew"}, "events must draw at most 16 sounds"),
+    ],
+)
+def test_scenes_have_limits_here(studio, changes, message):
+    from dualspec.scenes.score import scene_from
+
+    with pytest.raises(ValueError, match=message):
+        studio.plan(scene_from({"events": [{"text": "rain", "azimuth_deg": 180} | changes]}))

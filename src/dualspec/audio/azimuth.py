@@ -73,6 +73,11 @@ def check_azimuth_deg(value: object) -> float:
     )
 
 
+def azimuth_name(azimuth_deg: float) -> str:
+    """Write an azimuth, degrees, as it stands in names of files: az030, az270, az22.5."""
+    return f"az{azimuth_deg:03g}"
+
+
 def sector_grid_deg(num_sectors: int = NUM_SECTORS) -> tuple[float, ...]:
     """List the azimuths of an even grid that starts at the front.
 

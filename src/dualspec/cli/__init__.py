@@ -14,9 +14,11 @@ from dualspec.cli.evaluation import evaluate, nearest, prompts, roundtrip
 from dualspec.cli.generate import generate
 from dualspec.cli.hearing import audition, localize
 from dualspec.cli.importing import import_weights
+from dualspec.cli.listen import listen
 from dualspec.cli.models import assemble, show
 from dualspec.cli.prepare import prepare
 from dualspec.cli.results import baseline, cascade, report
+from dualspec.cli.scene import scene
 from dualspec.cli.serve import serve
 from dualspec.cli.sound import spatialize
 from dualspec.cli.training import train
@@ -34,6 +36,7 @@ app = typer.Typer(
 
 _VERBS: dict[Callable[..., None], str] = {
     generate: "Words to two-ear sound.",
+    scene: "Several sounds over time, still and moving, in one mix.",
     serve: "A page for playing, and an HTTP service.",
     spatialize: "A recording into a direction, through a head.",
     show: "What a recipe is: settings, shapes, sizes.",
@@ -45,6 +48,7 @@ _VERBS: dict[Callable[..., None], str] = {
     roundtrip: "True clips through a model's parts.",
     evaluate: "Judge clips: quality and direction.",
     localize: "Where a recording is heard.",
+    listen: "A blind test: where people hear clips.",
     audition: "How well a localizer hears.",
     nearest: "The training clips nearest to generated ones.",
     baseline: "A published mono system answers a prompt list.",

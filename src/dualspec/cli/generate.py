@@ -68,6 +68,13 @@ def generate(
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Clips denoised at once.")] = 8,
     picture: Annotated[bool, typer.Option("--picture/--no-picture", help="Write spectrograms of both ears.")] = True,
     subtype: Annotated[Literal["PCM_16", "PCM_24"], typer.Option(help="Sample format.")] = "PCM_16",
+    sample_rate: Annotated[
+        int | None, typer.Option(min=8000, max=192_000, help="Hz of the files, by resampling.  [default: the model's]")
+    ] = None,
+    loudness: Annotated[
+        float | None,
+        typer.Option(help="LUFS of the files such as -23, one gain for both ears.  [default: as it comes]"),
+    ] = None,
     proof: Annotated[
         bool, typer.Option("--proof/--no-proof", help="Measure where each clip is heard, into its JSON.")
     ] = True,
@@ -88,9 +95,9 @@ def generate(
 ) -> None:
     """Generate two-ear sound from words.
 
-    Beside each sound stand NAME.png, the spectrograms of both ears, and NAME.json, all that makes it again and the
-    proof of its direction. The direction comes out of the model; only files named "-rendered" (--sofa) went through a
-    head.
+    Files in a folder are named after sound, azimuth and seed. Beside each stand NAME.png, the spectrograms of both
+    ears, and NAME.json, all that makes it again and the proof of its direction. The direction comes out of the model;
+    only files named "-rendered" (--sofa) went through a head.
 
     A list (--prompts, --manifest) goes on where it was: clips that stand already, of the same words, seed, settings and
     model, are kept. Several processes share it: torchrun --nproc-per-node N -m dualspec generate --manifest ...
@@ -107,6 +114,7 @@ def generate(
 
 def _write(said: SimpleNamespace, requests: list[ClipRequest]) -> None:
     """Generate and write the clips as the command says, a line for each."""
+    from dualspec.audio.delivery import check_loudness
     from dualspec.bundle import embedded_bundle
     from dualspec.files import remove_leftovers
     from dualspec.generation import OutputOptions, generate_clips, model_facts, run_facts, stands, whole_batches
@@ -116,16 +124,19 @@ def _write(said: SimpleNamespace, requests: list[ClipRequest]) -> None:
     pipeline = _pipeline(said, folder)
     with usage():
         sampling = pipeline.sampling_config(said.steps, said.guidance, said.sampler)
-        pipeline.num_samples(said.duration)
+        num_samples = pipeline.num_samples(said.duration)
+        loudness = None if said.loudness is None else check_loudness(said.loudness)
     judge = _judge(pipeline, folder, said.target_head) if said.proof else None
-    head = _head(said.sofa, pipeline.sample_rate)
+    head = load_head(said.sofa, pipeline.sample_rate)
     for folder_of_clip in {request.path.parent for request in requests}:
         folder_of_clip.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder_of_clip)
-    options = OutputOptions(subtype=said.subtype, picture=said.picture, judge=judge)
+    form = {"subtype": said.subtype, "sample_rate": said.sample_rate, "loudness_lufs": loudness}
+    options = OutputOptions(**form, picture=said.picture, judge=judge)
     chooser = _chooser() if said.best_of > 1 else None
     model = model_facts(pipeline, folder)
-    facts = run_facts(model, sampling, pipeline.engine) | {"num_samples": pipeline.num_samples(said.duration)}
+    in_file = round(num_samples * (said.sample_rate or pipeline.sample_rate) / pipeline.sample_rate)
+    facts = run_facts(model, sampling, pipeline.engine) | {"num_samples": in_file}
     standing = partial(stands, facts=facts, options=options, head=head, chooser=chooser)
     is_list = said.manifest is not None or said.prompts is not None
     own = whole_batches(requests, said.batch_size)[rank::num_processes]
@@ -182,6 +193,8 @@ def _wish_for_torch(said: SimpleNamespace) -> str | None:
         "--sofa": said.sofa is not None,
         "--best-of": said.best_of > 1,
         "--target-head": said.target_head is not None,
+        "--sample-rate": said.sample_rate is not None,
+        "--loudness": said.loudness is not None,
         f"--sampler {said.sampler}": said.sampler not in (None, "dpmpp"),
     }
     return next((wish for wish, present in wishes.items() if present), None)
@@ -243,7 +256,8 @@ def _template(event: str | None, azimuth: float | None, style: Any, allow_no_dir
     return prompt_for(event, azimuth, style)
 
 
-def _head(sofa: Path | None, sample_rate: int) -> Head | None:
+def load_head(sofa: Path | None, sample_rate: int) -> Head | None:
+    """Read a head at a model's rate; None where none is named."""
     if sofa is None:
         return None
     from dualspec.audio.hrir import load_sofa
@@ -276,6 +290,8 @@ def _judge(
 
 
 def _report(clip: WrittenClip) -> None:
+    from dualspec.audio.delivery import loudness_words
+
     record = clip.record
     words = [f"{record['num_samples'] / record['sample_rate']:g} s", f"seed {record['seed']}"]
     if record["best_of"] > 1:
@@ -289,8 +305,10 @@ def _report(clip: WrittenClip) -> None:
         words.append("front and back confused")
     if record["rendered"]:
         words.append("rendered")
-    if record["gain_db"] < 0:
+    if record["gain_db"] < 0 and "loudness" not in record:
         words.append(f"level lowered by {-record['gain_db']:.1f} dB to stay within full scale")
+    words += [record["bandwidth"]] if "bandwidth" in record else []
+    words += [loudness_words(record["loudness"])] if "loudness" in record else []
     if record["peak_db"] is None:
         words.append("silent")
     if clip.replaced:

@@ -32,12 +32,11 @@ def serve(
     Everything stays on this machine. SIGTERM lets the running job finish; Ctrl-C does not.
     """
     try:
-        from dualspec.web.serving import run, work_folder
+        from dualspec.web.serving import listen_on, run, work_folder
     except ModuleNotFoundError as error:
         refuse(f"serve must have the extra 'web', got no {error.name}; pip install 'dualspec[web]'")
     import asyncio
     import signal
-    import socket
 
     from dualspec.model_folder import embedded_bundle
     from dualspec.training.processes import check_device
@@ -47,15 +46,12 @@ def serve(
         device, names = check_device(device), tuple(name.lower() for name in allow_host or ())
         sizes = {"queue_size": queue, "deadline_s": deadline, "keep_s": 60 * keep}
         settings = Settings(host=host, token=token or None, allowed_hosts=names, **sizes)  # type: ignore[arg-type]
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family) as listener, work_folder() as folder:
+    with listen_on(settings, port) as (listener, url), work_folder() as folder:
         from dualspec.web.app import create_app
         from dualspec.web.studio import Studio
 
         studio = Studio(model or embedded_bundle(), device=device, batch_size=batch_size, sofas=sofa or ())
-        url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
-        words = f"{url}{f'#token={token}' if token else ''}  (Ctrl-C stops)"
         app = create_app(studio, settings, folder)
-        ended_by = asyncio.run(run(app, listener, settings, lambda: print(words, flush=True)))
+        ended_by = asyncio.run(run(app, listener, settings, lambda: print(f"{url}  (Ctrl-C stops)", flush=True)))
     if ended_by is signal.SIGINT:
         raise KeyboardInterrupt

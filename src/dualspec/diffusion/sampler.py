@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SamplerName = Literal["ddpm", "ddim", "dpmpp", "unipc"]
 SAMPLERS: tuple[SamplerName, ...] = ("ddpm", "ddim", "dpmpp", "unipc")
 P = ParamSpec("P")
-StepCallback = Callable[[int, int, Any], None]
+StepCallback = Callable[[int, Any, Any], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,8 @@ def sample(
         negative_embeds: (B, L', D) states of the empty text.
         negative_mask: (B, L').
         step_generators: one per clip, for the noise that ddpm adds at every step.
-        callback: called with (step, number of steps, latents) after every step; may raise to stop.
+        callback: called with (index, timestep, latents) after every step; returns the latents to go on with,
+            and may raise to stop.
 
     Returns:
         Latents (B, C, T, F).
@@ -145,7 +146,7 @@ def sample(
             prediction = denoiser(model_input, timestep.expand(batch), embeds[:batch], mask[:batch])
         latents = _step(scheduler, prediction, timestep, latents, step_generators)
         if callback is not None:
-            callback(step + 1, num_steps, latents)
+            latents = callback(step, timestep, latents)
     return latents
 
 

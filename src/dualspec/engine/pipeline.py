@@ -160,7 +160,7 @@ class OnnxPipeline:
         sampler: SamplerName | None = None,
         audio_length_in_s: float | None = None,
         batch_size: int = 8,
-        callback_on_step_end: Callable[[int, int, np.ndarray], None] | None = None,
+        callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], Any] | None = None,
     ) -> OnnxOutput:
         """Generate two-ear sound from words; arguments, with one seed for each prompt, as of `DualSpecPipeline`.
 
@@ -174,9 +174,14 @@ class OnnxPipeline:
         num_samples = self.num_samples(audio_length_in_s)
         sampling = self.sampling_config(num_inference_steps, guidance_scale, sampler)
         clips, gains = [], []
+
+        def on_step(done: int, _: int, latents: np.ndarray) -> None:
+            if callback_on_step_end is not None:
+                callback_on_step_end(self, done - 1, None, {"latents": latents})
+
         for start in range(0, len(prompt), batch_size):
             rows = slice(start, start + batch_size)
-            for clip in self._decode(self._denoise(prompt[rows], seed[rows], sampling, callback_on_step_end)):
+            for clip in self._decode(self._denoise(prompt[rows], seed[rows], sampling, on_step)):
                 peak = max(1.0, float(np.abs(_cut(clip, num_samples)).max()))
                 clips.append(_cut(clip, num_samples) / np.float32(peak))
                 gains.append(-20.0 * math.log10(peak))

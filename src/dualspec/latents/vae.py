@@ -239,7 +239,10 @@ class SpectrogramVae(nn.Module):
         Returns:
             `config.num_latents` tensors (B, C', T', F') near unit variance; "mel_mono" has one per ear, left first.
         """
-        mean, log_variance = self.encode_moments(waveform_to_channels(waveform, self.config))
+        return self.scaled_latents(*self.encode_moments(waveform_to_channels(waveform, self.config)), normal)
+
+    def scaled_latents(self, mean: Tensor, log_variance: Tensor, normal: NormalDraw | None = None) -> list[Tensor]:
+        """Return what `encode` returns, from the moments (B · ears, C', T', F') of the posterior."""
         ears = self.config.num_latents
         if normal is not None:
             mean = mean + normal((ears, *mean.shape[1:])).reshape(mean.shape).to(mean) * (0.5 * log_variance).exp()

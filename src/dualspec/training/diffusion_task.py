@@ -17,10 +17,11 @@ from dualspec.diffusion.objective import (
 )
 from dualspec.diffusion.variant import VariantConfig
 from dualspec.latents.pairing import LatentPairing
-from dualspec.latents.vae import SpectrogramVae
+from dualspec.latents.vae import SpectrogramVae, waveform_to_channels
 from dualspec.text.encoder import TextEncoder
 from dualspec.text.lexicon import Lexicon
 from dualspec.text.prompts import draw_location_style, prompt_for
+from dualspec.training.latent_bank import LatentBank
 from dualspec.training.task import (
     Batch,
     BinauralSource,
@@ -49,6 +50,7 @@ class DiffusionTaskConfig:
     lexicon: Lexicon = "distinct"  # synonyms of the general descriptor
     sample_posterior: bool = True  # train on draws from the VAE's posterior, else on its mean
     max_cached_prompts: int = 60_000  # encoded prompts kept in memory
+    keep_latents: bool = False  # encode each clip once at each direction, not at each visit
 
 
 class PromptCache:
@@ -131,6 +133,7 @@ class DiffusionTask:
         self.config, self.source, self.held_out = config, source, held_out
         device = source.hrirs.device
         self.vaes = [vaes[part].to(device).eval().requires_grad_(False) for part in config.variant.parts]
+        self.latents = LatentBank(source, self.vaes) if config.keep_latents else None
         self.prompts = PromptCache(text_encoder.to(device), config.max_cached_prompts)
         pairing = LatentPairing(
             config.variant.pairing,
@@ -156,18 +159,24 @@ class DiffusionTask:
 
     @torch.no_grad()
     def _encode(self, source: BinauralSource, indices: Tensor, random: StepRandom, dropout: float) -> Batch:
-        waveform, directions = source.draw(indices, random)
+        if self.latents is not None and source is self.source:
+            moments, directions = self.latents.draw(indices, random)
+        else:
+            waveform, directions = source.draw(indices, random)
+            moments = [vae.encode_moments(waveform_to_channels(waveform, vae.config)) for vae in self.vaes]
         prompts = self._write_prompts(source, indices, directions, random)
         if dropout:
             prompts = drop_prompts(prompts, dropout, random.uniform())
-        embeds, mask = self.prompts.encode(prompts, waveform.device)
+        device = moments[0][0].device
+        embeds, mask = self.prompts.encode(prompts, device)
         posterior = random.normal if self.config.sample_posterior else None
-        parts = [part for vae in self.vaes for part in vae.encode(waveform, posterior)]
+        pairs = zip(self.vaes, moments, strict=True)
+        parts = [part for vae, own in pairs for part in vae.scaled_latents(*own, posterior)]
         return {
             "latents": self.pairing.pack(parts),
             "prompt_embeds": embeds,
             "prompt_mask": mask,
-            "weight": torch.ones(len(indices), device=waveform.device),
+            "weight": torch.ones(len(indices), device=device),
         }
 
     def _write_prompts(

@@ -172,6 +172,11 @@ class BinauralSource:
         binaural = render(self.crop(indices, random), self.hrirs[heads, directions])
         return self.level(binaural, random.uniform()), directions.cpu()
 
+    def beginnings(self, clips: Tensor, directions: Tensor) -> Tensor:
+        """Return the beginnings of clips (B,) at direction indices (B,) through the first head, (B, 2, S), unvaried."""
+        mono = self.bank.waveforms[clips.to(self.bank.waveforms.device), : self.config.num_samples].float() / 32768.0
+        return normalize_peak(render(mono, self.hrirs[0, directions]), self.config.peak)
+
     def draw_directions(self, indices: Tensor, random: StepRandom) -> tuple[Tensor, Tensor]:
         """Return the direction index and the head index (B,) of each clip, on the device."""
         drawn = random.integers(len(self.azimuths_deg))

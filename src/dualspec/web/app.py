@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import dualspec
+from dualspec.audio.delivery import MAX_LUFS, MIN_LUFS
 from dualspec.generation import WrittenClip
+from dualspec.scenes.score import Scene, scene_from
+from dualspec.web.frame import add_page, add_refusals
 from dualspec.web.guard import Guard
 from dualspec.web.jobs import JobBook, QueueFull, Task
-from dualspec.web.messages import Degrees, Job, Order, Refusal
+from dualspec.web.messages import Degrees, Job, Order, Refusal, SceneBody
 from dualspec.web.settings import MAX_CLIPS, MAX_UPLOAD_BYTES, MAX_UPLOAD_S, Settings
 from dualspec.web.studio import Studio
 
 _Result = TypeVar("_Result")
 _POLL_S, _PING_S = 0.1, 15.0
-_MEDIA = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _REFUSALS: dict[int | str, Any] = {code: {"model": Refusal} for code in (400, 401, 403, 404, 408, 413, 422, 500, 503)}
 _WAV: dict[int | str, Any] = {200: {"content": {"audio/wav": _BINARY}}}
@@ -38,12 +39,6 @@ _RECORDING = {
     "required": True,
     "content": {"application/octet-stream": _BINARY},
 }
-_RULES = {
-    "missing": "must be given",
-    "json_invalid": "must be JSON",
-    "extra_forbidden": "must be left out, there is no such field",
-    "model_attributes_type": "must be a JSON object, sent as application/json",
-}
 
 
 class Service:
@@ -52,8 +47,13 @@ class Service:
     def __init__(self, studio: Studio, settings: Settings, root: Path) -> None:
         """Start the worker."""
         self.studio, self.settings, self.root = studio, settings, root
-        self.jobs = JobBook(studio.clips, root, settings)
+        self.jobs = JobBook(self._make, root, settings)
         self._lane, self._uploads = asyncio.Semaphore(), 0
+
+    def _make(self, order: Order | Scene, folder: Path, on_step: Callable[[int, int], None]) -> Iterator[WrittenClip]:
+        if isinstance(order, Scene):
+            return self.studio.scene(order, folder, on_step)
+        return self.studio.clips(order, folder, on_step)
 
     async def aside(self, work: Callable[..., _Result], *arguments: Any) -> _Result:
         """Do short work beside the worker of the jobs, one thing at a time."""
@@ -84,18 +84,21 @@ class Service:
             self._uploads -= 1
             path.unlink(missing_ok=True)
 
-    def submit(self, order: Order) -> Task:
+    def submit(self, order: Order | Scene) -> Task:
         """Take a job.
 
         Raises:
             HTTPException: it cannot be carried out (422), or not now (503).
         """
         try:
-            order.prompt()
-            self.studio.sampling(order)
+            if isinstance(order, Scene):
+                self.studio.plan(order)
+            else:
+                order.prompt()
+                self.studio.sampling(order)
             return self.jobs.submit(order)
         except ValueError as error:
-            raise HTTPException(422, str(error)) from error
+            raise HTTPException(422, _plain(error)) from error
         except QueueFull as full:
             raise HTTPException(503, full.args[0], {"retry-after": str(full.args[1])}) from full
 
@@ -118,8 +121,26 @@ def _clip(task: Annotated[Task, Depends(_task)], clip: int) -> WrittenClip:
     return task.clips[clip]
 
 
+def _scene(scene: SceneBody) -> Scene:
+    try:
+        return scene_from(scene)
+    except ValueError as error:
+        raise HTTPException(422, _plain(error)) from error
+
+
+def _plain(error: ValueError) -> str:
+    return str(error).encode("ascii", "backslashreplace").decode()[:390]
+
+
+def _created(service: Service, order: Order | Scene, response: Response) -> Job:
+    task = service.submit(order)
+    response.headers["location"] = f"/api/jobs/{task.id}"
+    return service.jobs.describe(task)
+
+
 AnyService = Annotated[Service, Depends(_service)]
 AnyTask = Annotated[Task, Depends(_task)]
+AnyScene = Annotated[Scene, Depends(_scene)]
 AnyClip = Annotated[WrittenClip, Depends(_clip)]
 api = APIRouter(responses=_REFUSALS)
 
@@ -161,9 +182,22 @@ async def heads(service: AnyService) -> list[dict[str, Any]]:
 @api.post("/api/jobs", status_code=202)
 async def create_job(service: AnyService, order: Order, response: Response) -> Job:
     """Ask for clips. Follow the job, or ask for it now and then: one that nobody asks for is cancelled."""
-    task = service.submit(order)
-    response.headers["location"] = f"/api/jobs/{task.id}"
-    return service.jobs.describe(task)
+    return _created(service, order, response)
+
+
+@api.post("/api/scenes", status_code=202)
+async def create_scene(service: AnyService, scene: AnyScene, response: Response) -> Job:
+    """Ask for a scene: a job like the others, whose clip 0 is the mix and whose picture shows it from above."""
+    return _created(service, scene, response)
+
+
+@api.post("/api/scenes/plan")
+async def plan(service: AnyService, scene: AnyScene) -> dict[str, Any]:
+    """Check a scene, and say what would be made of it; no sound is made."""
+    try:
+        return service.studio.plan(scene).facts()
+    except ValueError as error:
+        raise HTTPException(422, _plain(error)) from error
 
 
 @api.get("/api/jobs/{job_id}")
@@ -244,11 +278,19 @@ async def localize(service: AnyService, request: Request) -> dict[str, Any]:
 
 @api.post("/api/spatialize", openapi_extra={"requestBody": _RECORDING}, response_class=Response, responses=_WAV)
 async def spatialize(
-    service: AnyService, request: Request, azimuth_deg: Degrees, head: Annotated[str, Query(max_length=200)] = "sphere"
+    service: AnyService,
+    request: Request,
+    azimuth_deg: Degrees | None = None,
+    path: Annotated[str | None, Query(max_length=1000, description="Seconds:degrees, such as 0:270,2.5:90.")] = None,
+    loudness_lufs: Annotated[float | None, Query(ge=MIN_LUFS, le=MAX_LUFS, description="By one gain.")] = None,
+    head: Annotated[str, Query(max_length=200)] = "sphere",
 ) -> Response:
-    """Render an uploaded recording through one of /api/heads: the classic way, no model."""
-    content = await service.with_upload(request, service.studio.spatialize, azimuth_deg, head)
-    return Response(content, media_type="audio/wav")
+    """Render an uploaded recording through one of /api/heads: the classic way, no model. X-Loudness says the result."""
+    where = azimuth_deg if path is None else path
+    if where is None or (azimuth_deg is not None and path is not None):
+        raise HTTPException(422, "azimuth_deg or path must be given, got both or none; choose one of them")
+    content, words = await service.with_upload(request, service.studio.spatialize, where, head, loudness_lufs)
+    return Response(content, headers={"x-loudness": words} if words else None, media_type="audio/wav")
 
 
 def create_app(studio: Studio, settings: Settings, root: Path) -> FastAPI:
@@ -278,43 +320,12 @@ def create_app(studio: Studio, settings: Settings, root: Path) -> FastAPI:
     app.router.redirect_slashes = False
     app.state.service = service
     app.add_middleware(Guard, settings=settings, is_draining=lambda: service.jobs.draining)
-    app.add_exception_handler(RequestValidationError, _say_what_is_wrong)
-    app.add_exception_handler(HTTPException, _say_in_one_line)
+    add_refusals(app)
     app.add_exception_handler(FileNotFoundError, _say_it_has_expired)
-    app.add_exception_handler(Exception, _say_it_is_a_bug)
     app.include_router(api)
-    page = {file.name: file.read_bytes() for file in (resources.files("dualspec.web") / "page").iterdir()}
-
-    @app.get("/{name}", include_in_schema=False)
-    @app.get("/", include_in_schema=False)
-    async def asset(name: str = "index.html") -> Response:
-        if name not in page:
-            raise HTTPException(404, "page must be one of ours, got another; / is the page, /openapi.json the API")
-        return Response(page[name], headers={"cache-control": "no-cache"}, media_type=_MEDIA[Path(name).suffix])
-
+    add_page(app, {file.name: file.read_bytes() for file in (resources.files("dualspec.web") / "page").iterdir()})
     return app
-
-
-async def _say_what_is_wrong(request: Request, error: Any) -> JSONResponse:
-    """Name the field and the rule; what was sent is shown in ASCII and cut short."""
-    first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part not in ("body", "query")]
-    field = "body" if first["type"] == "json_invalid" else ascii(".".join(place) or "body").strip("'")[:80]
-    rule = _RULES.get(first["type"], first["msg"].replace("Input should", "must"))
-    got = "" if first["type"] in ("missing", "json_invalid") else f", got {first.get('input')!a:.60}"
-    return JSONResponse({"error": f"{field} {rule}{got}", "field": field}, 422)
-
-
-async def _say_in_one_line(request: Request, error: Any) -> JSONResponse:
-    line = " ".join(str(error.detail).split()).replace("There was an error parsing the body", "body must be JSON")
-    field = line.partition(" ")[0] if error.status_code in (400, 422) else None
-    return JSONResponse({"error": line, "field": field}, error.status_code, error.headers)
 
 
 async def _say_it_has_expired(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": "clip must exist, got none; it has just expired", "field": None}, 404)
-
-
-async def _say_it_is_a_bug(request: Request, error: Exception) -> JSONResponse:
-    words = f"an error in dualspec ({type(error).__name__}); the server's log has the trace"
-    return JSONResponse({"error": words, "field": None}, 500)

@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dualspec.config import to_dict
+from dualspec.scenes.score import Scene
 from dualspec.web.messages import Job, JobState, Order
 from dualspec.web.settings import Settings
 
 if TYPE_CHECKING:
     from dualspec.generation import WrittenClip
 
-MakeClips = Callable[[Order, Path, Callable[[int, int], None]], "Iterator[WrittenClip]"]
+MakeClips = Callable[[Order | Scene, Path, Callable[[int, int], None]], "Iterator[WrittenClip]"]
 """From an order, a folder and a callback of (steps done, steps in all), which may raise, to finished clips."""
 STOPPING = "the server is stopping"
 _Outcome = tuple[JobState, str | None, int]  # state, reason, HTTP status
@@ -41,7 +43,7 @@ class Task:
     """A job as the server holds it."""
 
     id: str
-    order: Order
+    order: Order | Scene
     folder: Path
     state: JobState = "queued"
     step: int = 0
@@ -92,7 +94,7 @@ class JobBook:
         """Jobs in the queue."""
         return len(self._queue)
 
-    def submit(self, order: Order) -> Task:
+    def submit(self, order: Order | Scene) -> Task:
         """Take a job.
 
         Raises:
@@ -132,7 +134,7 @@ class JobBook:
             return Job(
                 id=task.id,
                 state=task.state,
-                order=task.order,
+                order=task.order if isinstance(task.order, Order) else to_dict(task.order),
                 queue_position=self._queue.index(task) + 1 if task in self._queue else None,
                 step=task.step,
                 num_steps=task.num_steps,
@@ -218,4 +220,4 @@ class JobBook:
 
 def _in_short(clip: WrittenClip) -> dict[str, Any]:
     keys = ("prompt", "seed", "azimuth", "gain_db", "num_samples", "sample_rate", "direction")
-    return {"name": clip.path.stem} | {key: clip.record[key] for key in keys}
+    return {"name": clip.path.stem} | {key: clip.record[key] for key in keys if key in clip.record}

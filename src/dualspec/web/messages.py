@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from dualspec.scenes.score import scene_schema
 from dualspec.text.lexicon import LocationStyle
 from dualspec.text.prompts import MAX_PROMPT_CHARS, ParsedPrompt, format_prompt, parse_prompt, prompt_for
 from dualspec.web.settings import MAX_CLIPS, MAX_SEED
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 Words = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
+SceneBody = Annotated[dict[str, Any], WithJsonSchema({k: v for k, v in scene_schema().items() if k != "$schema"})]
 Degrees = Annotated[float, Field(ge=0, lt=360, allow_inf_nan=False)]
 
 _EITHER: Any = [
@@ -61,7 +63,7 @@ class Job(BaseModel):
 
     id: str
     state: JobState
-    order: Order
+    order: Order | SceneBody = Field(description="What was asked for: clips, or a scene.")
     queue_position: int | None = Field(description="1 is the next; null when the job does not wait.")
     step: int
     num_steps: int = Field(description="0 until the job runs.")

@@ -9,15 +9,18 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
 
 from dualspec.training.run_lock import run_lock
-from dualspec.web.jobs import JobBook
 from dualspec.web.settings import Settings
+
+if TYPE_CHECKING:
+    from dualspec.web.jobs import JobBook
 
 _PREFIX = "dualspec-serve-"
 _CANCEL_S = 10.0
@@ -55,6 +58,15 @@ def work_folder(parent: Path | None = None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def listen_on(settings: Settings, port: int) -> Iterator[tuple[socket.socket, str]]:
+    """Listen on the settings' address; lend the socket, and the page's address with the token in it."""
+    host = settings.host
+    with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
+        yield listener, f"{url}{f'#token={settings.token}' if settings.token else ''}"
+
+
 def build_server(app: FastAPI) -> Server:
     """Put an app behind uvicorn with our limits."""
     return Server(uvicorn.Config(app, lifespan="on", **_LIMITS, **_QUIET))  # type: ignore[arg-type]
@@ -76,23 +88,40 @@ async def run(app: FastAPI, listener: socket.socket, settings: Settings, say: Ca
         The first signal.
     """
     jobs: JobBook = app.state.service.jobs
+    async with _served(app, listener, say) as came:
+        first = await came.get()
+        was_busy = jobs.running is not None
+        jobs.drain()
+        if not await _idle(jobs, settings.drain_s if first is signal.SIGTERM else 0.0, came):
+            jobs.drain(all_jobs=True)
+            await _idle(jobs, _CANCEL_S, came)
+        elif was_busy:
+            await asyncio.sleep(settings.linger_s)
+    return first
+
+
+async def run_without_jobs(app: FastAPI, listener: socket.socket, say: Callable[[], None]) -> signal.Signals:
+    """Serve an app that has no jobs until SIGTERM or SIGINT, and return it; arguments as `run`."""
+    async with _served(app, listener, say) as came:
+        return await came.get()
+
+
+@contextlib.asynccontextmanager
+async def _served(
+    app: FastAPI, listener: socket.socket, say: Callable[[], None]
+) -> AsyncIterator[asyncio.Queue[signal.Signals]]:
+    """Serve while the block lasts; lend the queue of the signals that come."""
     loop, server = asyncio.get_running_loop(), build_server(app)
     came: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, came.put_nowait, number)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     say()
-    first = await came.get()
-    was_busy = jobs.running is not None
-    jobs.drain()
-    if not await _idle(jobs, settings.drain_s if first is signal.SIGTERM else 0.0, came):
-        jobs.drain(all_jobs=True)
-        await _idle(jobs, _CANCEL_S, came)
-    elif was_busy:
-        await asyncio.sleep(settings.linger_s)
-    server.should_exit = True
-    await serving
-    return first
+    try:
+        yield came
+    finally:
+        server.should_exit = True
+        await serving
 
 
 async def _idle(jobs: JobBook, seconds: float, came: asyncio.Queue[signal.Signals]) -> bool:

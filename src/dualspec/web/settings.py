@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 
 MAX_CLIPS = 16  # of one job
+MAX_SERVED_SCENE_S = 120.0  # longest scene
 MAX_SEED = 2**53 - 1  # the largest whole number that every JSON reader keeps
 MAX_JSON_BYTES = 64 * 1024
 MAX_UPLOAD_BYTES = 20_000_000

@@ -9,18 +9,22 @@ from typing import Any
 
 import dualspec
 from dualspec.audio.azimuth import sector_grid_deg
-from dualspec.audio.binaural import spatialize
+from dualspec.audio.delivery import loudness_words
 from dualspec.audio.hrir import load_sofa, spherical_head
 from dualspec.audio.waveform import audio_info, read_waveform, write_waveform
 from dualspec.diffusion.sampler import SamplingConfig
 from dualspec.diffusion.variant import VARIANT_PARTS
-from dualspec.generation import OutputOptions, WrittenClip, draw_clip, generate_clips, model_facts
+from dualspec.generation import Head, OutputOptions, WrittenClip, draw_clip, generate_clips, model_facts
 from dualspec.model_folder import load_judge, load_localizer
 from dualspec.pipeline import DualSpecPipeline
+from dualspec.placing import Form, place, read_path, set_level
 from dualspec.prompt_lists import plan_clips
+from dualspec.scenes.score import Plan, Scene, plan_scene
+from dualspec.scenes.stage import mix_scene, write_scene
 from dualspec.text.prompts import describe_azimuth
+from dualspec.training.weights import sha256_of
 from dualspec.web.messages import Order
-from dualspec.web.settings import MAX_UPLOAD_RATE, MAX_UPLOAD_S
+from dualspec.web.settings import MAX_CLIPS, MAX_SERVED_SCENE_S, MAX_UPLOAD_RATE, MAX_UPLOAD_S
 
 
 class Studio:
@@ -30,7 +34,7 @@ class Studio:
         folder: the model.
         device: where it works.
         batch_size: clips denoised at once; with 1 a seed gives the same sound whatever the number of clips.
-        sofas: heads (SOFA) for recordings, beside the computed sphere.
+        sofas: heads (SOFA) for recordings, beside the computed sphere; the first is that of moving sounds.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -44,6 +48,9 @@ class Studio:
         self._facts, self._batch_size = model_facts(self._pipeline, folder), batch_size
         sphere = spherical_head(sample_rate=MAX_UPLOAD_RATE, num_taps=384)
         self._heads = {"sphere": sphere} | {path.stem: load_sofa(path, sample_rate=MAX_UPLOAD_RATE) for path in sofas}
+        rate = self._pipeline.sample_rate
+        hrir_set = load_sofa(sofas[0], sample_rate=rate) if sofas else spherical_head(sample_rate=rate)
+        self._moving = Head(hrir_set=hrir_set, sha256=sha256_of(sofas[0]) if sofas else None)
         self.events = self._pipeline.events
         self.variants = [{"name": name, "loaded": name == self._facts["variant"]} for name in VARIANT_PARTS]
         self.heads = [{"name": name, "licence": head.licence} for name, head in self._heads.items()]
@@ -62,6 +69,7 @@ class Studio:
             "guidance_scale": sampling.guidance_scale,
             "sampler": sampling.sampler,
             "judge": self._judge.facts,
+            "moving_head": self._moving.hrir_set.name,
             "directions": directions,
         }
 
@@ -89,6 +97,34 @@ class Studio:
             on_step=lambda *_: on_step(next(done), num_steps),
         )
 
+    def plan(self, scene: Scene) -> Plan:
+        """Work out what a scene takes.
+
+        Raises:
+            ValueError: it cannot be made, or not here.
+        """
+        plan = plan_scene(scene, sound_s=self._pipeline.max_duration_s)
+        elsewhere = "`dualspec scene` makes larger ones"
+        if plan.length_s > MAX_SERVED_SCENE_S:
+            raise ValueError(f"events must end within {MAX_SERVED_SCENE_S:g} s, got {plan.length_s:g}; {elsewhere}")
+        if plan.num_sounds > MAX_CLIPS:
+            raise ValueError(f"events must draw at most {MAX_CLIPS} sounds, got {plan.num_sounds}; {elsewhere}")
+        return plan
+
+    def scene(self, scene: Scene, folder: Path, on_step: Callable[[int, int], None]) -> Iterator[WrittenClip]:
+        """Make a scene in a folder, with its picture from above; `on_step` as for `clips`."""
+        mix, record = mix_scene(
+            self._pipeline,
+            scene,
+            model=self._facts,
+            head=self._moving,
+            judge=self._judge,
+            batch_size=self._batch_size,
+            on_step=on_step,
+        )
+        path = folder / f"scene-seed{scene.seed}.wav"
+        yield write_scene(path, mix, self._pipeline.sample_rate, record, self.plan(scene))
+
     def picture(self, clip: WrittenClip) -> bytes:
         """Draw both ears of a clip, or read the drawing that is there: PNG."""
         picture = clip.path.with_suffix(".png")
@@ -104,22 +140,28 @@ class Studio:
         """
         return self._ears.listen(recording, max_seconds=MAX_UPLOAD_S)
 
-    def spatialize(self, recording: Path, azimuth_deg: float, head: str) -> bytes:
-        """Render a recording through a head: WAV, 16 bit, at the recording's rate or 48 kHz, whichever is lower.
+    def spatialize(
+        self, recording: Path, where: float | str, head: str, loudness_lufs: float | None = None
+    ) -> tuple[bytes, str]:
+        """Render a recording through a head, at an azimuth or on a path such as "0:270,2.5:90".
+
+        Returns:
+            WAV, 16 bit, at the recording's rate or 48 kHz, whichever is lower, at a peak of 0.5 or a loudness; and in
+            words the loudness that it got.
 
         Raises:
             ValueError: it is no usable recording, or there is no such head.
         """
         if head not in self._heads:
             raise ValueError(f"head must be one of GET /api/heads, got {head!a:.80}; the sphere is always there")
+        direction = read_path(where) if isinstance(where, str) else where
         rate = min(audio_info(recording).sample_rate, MAX_UPLOAD_RATE)
         waveform, _ = read_waveform(recording, sample_rate=rate, mono=True, max_seconds=MAX_UPLOAD_S)
-        peak = 0.5 if bool(waveform.any()) else None  # silence stays silence
-        hrir_set = self._heads[head].resample(rate)
-        ears = spatialize(waveform, azimuth_deg, hrir_set, method="interpolate", peak=peak)
+        ears = place(waveform, direction, self._heads[head].resample(rate))
+        ears, facts = set_level(ears, rate, Form(loudness_lufs=loudness_lufs))
         target = recording.with_suffix(".wav")
         try:
             write_waveform(target, ears, rate)
-            return target.read_bytes()
+            return target.read_bytes(), loudness_words(facts["loudness"]) if facts else ""
         finally:
             target.unlink(missing_ok=True)

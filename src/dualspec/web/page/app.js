@@ -1,5 +1,7 @@
 // The page: an order is written, followed, and heard. All sound work is done by the server's API.
 import { Dial, apart, proofDial, wrap } from "./dial.js";
+import { beginScene, hushScene, showScene } from "./scene.js";
+import { ask, download, follow, json } from "./server.js";
 import { Player, drawEars, readWav } from "./sound.js";
 
 const $ = (id) => document.getElementById(id);
@@ -9,58 +11,6 @@ const sounds = new Map(); // id → WAV bytes
 const entries = new Map(); // id → {entry, card}
 const slots = { A: null, B: null };
 let info, running = null, isSameSeed = false;
-
-// --- talking to the server ---------------------------------------------------------------------------------------
-
-function token() {
-  const given = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (given) {
-    sessionStorage.setItem("dualspec.token", given);
-    history.replaceState(null, "", location.pathname);
-  }
-  return sessionStorage.getItem("dualspec.token");
-}
-
-async function ask(path, options = {}) {
-  const secret = token();
-  const headers = { ...options.headers, ...(secret && { authorization: `Bearer ${secret}` }) };
-  const answer = await fetch(path, { ...options, headers });
-  if (answer.status === 401) {
-    $("login").showModal();
-    await new Promise((done) => $("login").addEventListener("close", done, { once: true }));
-    sessionStorage.setItem("dualspec.token", $("token").value);
-    return ask(path, options);
-  }
-  if (answer.ok) return answer;
-  const refusal = await answer.json().catch(() => ({ error: answer.statusText }));
-  const later = answer.headers.get("retry-after");
-  throw Object.assign(new Error(refusal.error + (later ? ` (in about ${later} s)` : "")), { field: refusal.field, status: answer.status });
-}
-
-const json = async (path, options) => (await ask(path, options)).json();
-
-// Call `tell` with every state of a job until it is over; a broken line is picked up again.
-async function follow(path, tell) {
-  for (;;) {
-    try {
-      const reader = (await ask(`${path}/events`)).body.pipeThrough(new TextDecoderStream()).getReader();
-      for (let text = ""; ; ) {
-        const { value, done } = await reader.read();
-        if (done) break;
-        const events = (text + value).split("\n\n");
-        text = events.pop();
-        for (const event of events) {
-          const job = JSON.parse(event.slice(6));
-          await tell(job);
-          if (!["queued", "running"].includes(job.state)) return job;
-        }
-      }
-    } catch (error) {
-      if (error.status) throw error;
-    }
-    await new Promise((done) => setTimeout(done, 1500));
-  }
-}
 
 // --- words -------------------------------------------------------------------------------------------------------
 
@@ -244,9 +194,7 @@ async function save(entry, kind) {
   const suffix = { audio: "wav", record: "json", picture: "png" }[kind];
   try {
     const content = kind === "audio" ? sounds.get(entry.id) : await (await ask(`/api/jobs/${entry.id}/${kind}`)).blob();
-    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(new Blob([content])), download: `${entry.name}.${suffix}` });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    download(content, `${entry.name}.${suffix}`);
   } catch (error) {
     showError(error);
   }
@@ -381,7 +329,20 @@ function showChips(events) {
   $("events").replaceChildren(...events.map((name) => Object.assign(document.createElement("option"), { value: name })));
 }
 
+// One sound, or a scene of several.
+function showView(view) {
+  document.querySelectorAll("[data-view]").forEach((button) => button.setAttribute("aria-pressed", button.dataset.view === view));
+  $("one").hidden = view !== "one";
+  $("scene").hidden = view !== "scene";
+  document.body.classList.toggle("scenic", view === "scene");
+  sessionStorage.setItem("dualspec.view", view);
+  player.stop();
+  hushScene();
+  if (view === "scene") showScene();
+}
+
 function listenToThePage() {
+  document.querySelectorAll("[data-view]").forEach((button) => (button.onclick = () => showView(button.dataset.view)));
   $("order").onsubmit = generate;
   $("order").oninput = showSettings;
   document.querySelectorAll("[name=style]").forEach((radio) => (radio.onchange = changeStyle));
@@ -400,7 +361,7 @@ function listenToThePage() {
     $("ear-right").classList.toggle("on", pan > 0);
   });
   document.addEventListener("keydown", ({ key, target, ctrlKey, metaKey }) => {
-    if (ctrlKey || metaKey || target.matches("input, select")) return;
+    if (ctrlKey || metaKey || target.matches("input, select") || $("one").hidden) return;
     if (["a", "b"].includes(key)) compare(key.toUpperCase());
     if (key === "Escape") player.stop();
   });
@@ -420,9 +381,11 @@ async function begin() {
     `The direction is heard by the localizer “${info.judge.name}”. Sounds are deleted from the server after ${Math.round(info.keep_s / 60)} minutes; this list stays in your browser. API: `;
   $("footer").append(Object.assign(document.createElement("a"), { href: "openapi.json", textContent: "openapi.json" }));
   showChips(events);
+  beginScene(info, says);
   showSettings();
   changeStyle();
   stored().reverse().forEach((entry) => addCard(entry));
+  showView(sessionStorage.getItem("dualspec.view") ?? "one");
   const left = sessionStorage.getItem("dualspec.job");
   if (left) attend(left).catch(() => {});
 }

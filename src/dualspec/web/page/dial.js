@@ -3,12 +3,12 @@
 
 export const wrap = (degrees) => ((degrees % 360) + 360) % 360;
 export const apart = (a, b) => 180 - Math.abs(180 - wrap(a - b));
-const point = (degrees, radius) => {
+export const point = (degrees, radius) => {
   const angle = (degrees * Math.PI) / 180;
   return [-radius * Math.sin(angle), -radius * Math.cos(angle)];
 };
 
-function draw(parent, tag, attributes = {}, text = "") {
+export function draw(parent, tag, attributes = {}, text = "") {
   const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   node.textContent = text;
@@ -21,12 +21,32 @@ function arc(from, to, radius) {
   return `M${x} ${y}A${radius} ${radius} 0 ${wrap(to - from) > 180 ? 1 : 0} 0 ${u} ${v}`;
 }
 
-function listener(svg, size) {
+export function listener(svg, size) {
   const group = draw(svg, "g", { class: "listener", transform: `scale(${size})` });
   const ears = [-1, 1].map((side) => draw(group, "ellipse", { class: "ear", cx: side * 33, cy: 2, rx: 7, ry: 12 }));
   draw(group, "path", { class: "skull", d: "M-9 -37 L0 -51 L9 -37" });
   draw(group, "ellipse", { class: "skull", rx: 31, ry: 38 });
   return ears;
+}
+
+// Make something a slider that the keyboard reaches and a reader can name.
+export function slider(node, key, label, now, text, [low, high]) {
+  node.dataset.key = key;
+  const said = { role: "slider", tabindex: 0, "aria-label": label, "aria-valuemin": low, "aria-valuemax": high, "aria-valuenow": now, "aria-valuetext": text };
+  for (const [name, value] of Object.entries(said)) node.setAttribute(name, value);
+  return node;
+}
+
+// The room from above with the hours of the clock around it.
+export function face(host) {
+  const svg = draw(host, "svg", { viewBox: "-210 -210 420 420", "aria-hidden": "true" });
+  draw(svg, "circle", { class: "room", r: 170 });
+  for (let hour = 1; hour <= 12; hour++) {
+    const [x, y] = point(-30 * hour, 190), [a, b] = point(-30 * hour, 170), [c, d] = point(-30 * hour, 162);
+    draw(svg, "path", { class: "tick", d: `M${a} ${b}L${c} ${d}` });
+    draw(svg, "text", { x, y, class: hour % 3 ? "hour" : "hour main" }, String(hour));
+  }
+  return svg;
 }
 
 export class Dial {
@@ -35,15 +55,9 @@ export class Dial {
     this.onTurn = onTurn;
     this.step = 30;
     this.azimuth = 270;
-    const svg = draw(host, "svg", { viewBox: "-210 -210 420 420", "aria-hidden": "true" });
-    draw(svg, "circle", { class: "room", r: 170 });
+    const svg = face(host);
     draw(svg, "circle", { class: "ring", r: 118 });
     this.wedge = draw(svg, "path", { class: "wedge" });
-    for (let hour = 1; hour <= 12; hour++) {
-      const [x, y] = point(-30 * hour, 190), [a, b] = point(-30 * hour, 170), [c, d] = point(-30 * hour, 162);
-      draw(svg, "path", { class: "tick", d: `M${a} ${b}L${c} ${d}` });
-      draw(svg, "text", { x, y, class: hour % 3 ? "hour" : "hour main" }, String(hour));
-    }
     this.progress = draw(svg, "circle", { class: "progress-ring", r: 170, pathLength: 100, transform: "rotate(-90)" });
     this.marks = draw(svg, "g");
     this.ears = listener(svg, 1);
@@ -121,7 +135,7 @@ function drawProof(parent, asked, heard, probabilities, radius) {
   if (asked !== null) draw(parent, "circle", { class: "asked-mark", r: size * 1.15, ...place(asked, radius) });
 }
 
-const place = (degrees, radius) => {
+export const place = (degrees, radius) => {
   const [cx, cy] = point(degrees, radius);
   return { cx, cy };
 };

@@ -144,18 +144,20 @@ export class Player {
     return (Math.max(0, this.#context.currentTime - this.#started) % voice.duration) / voice.duration;
   }
 
-  // A short rush at the left ear, then at the right.
-  async testEars(onEar) {
+  // A short rush at one ear: -1 left, 1 right.
+  async burst(pan) {
     const context = await this.#wake();
     const buffer = new AudioBuffer({ length: context.sampleRate * 0.5, numberOfChannels: 1, sampleRate: context.sampleRate });
     const samples = buffer.getChannelData(0), decay = context.sampleRate * 0.05;
     for (let i = 0; i < samples.length; i++) samples[i] = 0.25 * (Math.random() * 2 - 1) * Math.exp(-(i % (2.4 * decay)) / decay);
-    [-1, 1].forEach((pan, index) => {
-      const source = new AudioBufferSourceNode(context, { buffer });
-      source.connect(new StereoPannerNode(context, { pan })).connect(context.destination);
-      source.start(context.currentTime + 0.05 + index * 0.8);
-      setTimeout(() => onEar(pan), index * 800);
-    });
+    const source = new AudioBufferSourceNode(context, { buffer });
+    source.connect(new StereoPannerNode(context, { pan })).connect(context.destination);
+    source.start(context.currentTime + 0.05);
+  }
+
+  // First at the left ear, then at the right.
+  testEars(onEar) {
+    [-1, 1].forEach((pan, index) => setTimeout(() => (this.burst(pan), onEar(pan)), index * 800));
     setTimeout(() => onEar(0), 1600);
   }
 }

@@ -1,0 +1,64 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dualspec.config import override
+from dualspec.latents.vae import SpectrogramVae
+from dualspec.recipes import get_recipe
+from dualspec.training.run import build_task
+from dualspec.training.task import StepRandom
+from dualspec.training.weights import save_weights
+
+
+@pytest.fixture(scope="module")
+def vaes(tmp_path_factory):
+    """Weights folders of untrained VAEs."""
+    folders = {}
+    for part in ("mel_vae", "stft_vae", "mono_mel_vae"):
+        torch.manual_seed(0)
+        config = get_recipe(f"tiny/{part}").task.vae
+        folders[part] = tmp_path_factory.mktemp("vaes") / part
+        save_weights(folders[part], SpectrogramVae(config), config)
+    return folders
+
+
+def build(corpus, head, vaes, room, *settings):
+    recipe = override(get_recipe(f"tiny/{room}"), list(settings))
+    torch.manual_seed(0)
+    samples = recipe.num_bank_samples
+    return build_task(recipe.task, corpus, head, device="cpu", num_bank_samples=samples, vae_folders=vaes)
+
+
+@pytest.mark.parametrize("room", ["dualspec", "dualspec_p"])
+def test_kept_latents_are_those_of_each_visit(corpus, head, vaes, room):
+    fresh, kept = (build(corpus, head, vaes, room, f"task.keep_latents={keep}") for keep in ("false", "true"))
+    indices = torch.tensor([0, 3, 1])
+    for step in (0, 1, 0):
+        batches = [task.make_batch(indices, StepRandom(0, step, slice(None), 3)) for task in (fresh, kept)]
+        for name in ("prompt_embeds", "prompt_mask", "weight"):
+            assert torch.equal(batches[0][name], batches[1][name])
+        assert torch.allclose(batches[0]["latents"], batches[1]["latents"], atol=5e-3)
+
+
+def test_a_pair_is_encoded_once_whatever_stands_beside_it(corpus, head, vaes, monkeypatch):
+    tasks = [build(corpus, head, vaes, "dualspec", "task.keep_latents=true") for _ in range(2)]
+    random = lambda: StepRandom(0, 0, slice(None), 4)  # noqa: E731
+    batch = tasks[0].make_batch(torch.arange(4), random())
+    for row in range(4):  # the other task meets the same pairs one by one
+        tasks[1].make_batch(torch.arange(4)[row : row + 1], StepRandom(0, 0, slice(row, row + 1), 4))
+    monkeypatch.setattr(type(tasks[0].vaes[0]), "encode_moments", lambda *_: pytest.fail("encoded again"))
+    for task in tasks:
+        assert torch.equal(task.make_batch(torch.arange(4), random())["latents"], batch["latents"])
+
+
+@pytest.mark.parametrize("varies", ["random_crop=true", "max_shift_s=0.1", "gain_range_db=6"])
+def test_clips_that_differ_at_each_visit_cannot_be_kept(corpus, head, vaes, varies):
+    with pytest.raises(ValueError, match="keep_latents must be false for clips that differ"):
+        build(corpus, head, vaes, "dualspec", "task.keep_latents=true", f"task.render.{varies}")
+
+
+def test_nor_those_of_several_heads(corpus, head, vaes):
+    heads = [head, replace(head, impulse_responses=head.impulse_responses.flip(1))]
+    with pytest.raises(ValueError, match="one head"):
+        build(corpus, heads, vaes, "dualspec", "task.keep_latents=true")
