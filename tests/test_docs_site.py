@@ -18,7 +18,7 @@ import yaml
 from dualspec.audio.waveform import read_waveform
 from dualspec.files import sha256_of
 from dualspec.model_folder import embedded_bundle, load_judge
-from dualspec.training.weights import CONFIG_NAME, read_hashes
+from dualspec.training.weights_folder import CONFIG_NAME, read_hashes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"

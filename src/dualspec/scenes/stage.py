@@ -22,13 +22,12 @@ from torch import Tensor
 from dualspec.audio.movement import render_moving
 from dualspec.audio.waveform import crop_or_pad, write_waveform
 from dualspec.config import to_dict
-from dualspec.files import all_or_nothing, write_text_atomic
+from dualspec.files import all_or_nothing, sha256_of, write_text_atomic
 from dualspec.generation import FORMAT_VERSION, Head, WrittenClip, head_facts, peak_db, run_facts
 from dualspec.hearing.proof import DirectionJudge
 from dualspec.pipeline import DualSpecPipeline
 from dualspec.scenes.score import CROSS_FADE_S, Plan, Scene, Track, plan_scene
 from dualspec.synthesis.mid_signal import common_phase_mid
-from dualspec.training.weights import sha256_of
 
 PEAK = 0.5
 """Of an event's sound in the louder ear at 0 dB, full scale 1."""

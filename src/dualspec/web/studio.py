@@ -14,6 +14,7 @@ from dualspec.audio.hrir import load_sofa, spherical_head
 from dualspec.audio.waveform import audio_info, read_waveform, write_waveform
 from dualspec.diffusion.sampler import SamplingConfig
 from dualspec.diffusion.variant import VARIANT_PARTS
+from dualspec.files import sha256_of
 from dualspec.generation import Head, OutputOptions, WrittenClip, draw_clip, generate_clips, model_facts
 from dualspec.model_folder import load_judge, load_localizer
 from dualspec.pipeline import DualSpecPipeline
@@ -22,7 +23,6 @@ from dualspec.prompt_lists import plan_clips
 from dualspec.scenes.score import Plan, Scene, plan_scene
 from dualspec.scenes.stage import mix_scene, write_scene
 from dualspec.text.prompts import describe_azimuth
-from dualspec.training.weights import sha256_of
 from dualspec.web.messages import Order
 from dualspec.web.settings import MAX_CLIPS, MAX_SERVED_SCENE_S, MAX_UPLOAD_RATE, MAX_UPLOAD_S
 
