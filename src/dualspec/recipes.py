@@ -261,7 +261,7 @@ def _mini(room: str, layout: Layout, name: str) -> Recipe:
         text_encoder=TextEncoderConfig(kind="minilm"),
         pairing=pairing,
         schedule=NoiseScheduleConfig(prediction_type="v_prediction", zero_terminal_snr=True),
-        sampling=SamplingConfig(sampler="dpmpp", num_inference_steps=25),
+        sampling=SamplingConfig(sampler="dpmpp", num_inference_steps=8),
         merge_mode="paper" if variant in ("mel_base", "stft_base") else "phase_delta",
         mid_phase="griffin_lim",
     )
