@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -142,7 +143,7 @@ def _typed_document(folder: Path, config_types: dict[str, type]) -> tuple[type, 
     document = read_document(folder)
     if document["type"] not in config_types:
         raise ValueError(
-            f"weights in {folder} must be of {' or '.join(config_types)}, got {document['type']}; give the right folder"
+            f"weights in {folder} must be of {' or '.join(config_types)}, got {document['type']:.60}; name another"
         )
     return config_types[document["type"]], document["config"]
 
@@ -165,9 +166,36 @@ def load_module(
         ValueError: a file is damaged, or does not fit.
     """
     config = read_config(folder, config_types)
+    state = read_state(folder)
+    _check_size(config, state, folder)
+    try:
+        with torch.device("meta"):
+            twin = build(config)
+    except _UNBUILDABLE as error:
+        raise ValueError(
+            f"config of {folder} must describe a network, got {error!r:.200}; restore the folder"
+        ) from error
+    _check_fit(twin, state, folder)  # a network of any size costs nothing up to here
     module = build(config)
-    load_strictly(module, read_state(folder), folder)
+    load_strictly(module, state, folder)
     return module.eval().requires_grad_(False), config
+
+
+_UNBUILDABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+def _check_size(config: Any, state: dict[str, Tensor], folder: str | Path) -> None:
+    """Refuse counts of layers that the tensors cannot fill, before anything is built."""
+    most = max(16, len(state))
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    for name, value in values.items():
+        count = len(value) if isinstance(value, tuple) else value if "layers" in name else 0
+        if count > most:
+            raise ValueError(
+                f"{name} of {folder} must be at most {most} for its tensors, got {count}; restore the folder"
+            )
+        if is_dataclass(value):
+            _check_size(value, state, folder)
 
 
 def read_state(folder: str | Path) -> dict[str, Tensor]:
@@ -180,9 +208,12 @@ def read_state(folder: str | Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for path in checked_files(folder):
         try:
-            state |= load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} must be a safetensors file, got {error}; restore it") from error
+            shard = load_file(path)
+        except (SafetensorError, *_UNBUILDABLE) as error:  # types that torch lacks, sizes that overflow
+            raise ValueError(f"{path} must be a safetensors file, got {error!r:.200}; restore it") from error
+        if twice := sorted(set(state) & set(shard)):
+            raise ValueError(f"{path} must hold tensors of its own, got {twice[0]:.80} twice; restore the folder")
+        state |= shard
     for name, value in state.items():
         if value.is_floating_point():
             state[name] = value.float()
@@ -199,6 +230,11 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], where: str | Path
     Raises:
         ValueError: names the first tensors that are missing, unknown or misshapen.
     """
+    _check_fit(module, state, where)
+    module.load_state_dict(state, strict=True)
+
+
+def _check_fit(module: nn.Module, state: dict[str, Tensor], where: str | Path) -> None:
     own = module.state_dict()
     faults = [f"missing {name}" for name in own if name not in state]
     faults += [f"unknown {name}" for name in state if name not in own]
@@ -209,6 +245,5 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], where: str | Path
     ]
     if faults:
         raise ValueError(
-            f"weights of {where} must fit the model, got {len(faults)} differences: {'; '.join(faults[:4])}"
+            f"weights of {where} must fit the model, got {len(faults)} differences: {'; '.join(faults[:4]):.400}"
         )
-    module.load_state_dict(state, strict=True)
