@@ -60,7 +60,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(model: Path, change: Callab
 def test_a_tensor_that_stands_in_two_files_is_refused(model: Path) -> None:
     shutil.copy(model / PART / "model.safetensors", model / PART / "other.safetensors")
     rehash(model / PART)
-    with pytest.raises(ValueError, match="got .* twice"):
+    with pytest.raises(ValueError, match=r"got .* twice"):
         DualSpecPipeline.from_pretrained(model)
 
 
