@@ -317,6 +317,19 @@ def test_the_constraints_fit_what_is_declared() -> None:
     assert {name: str(specifier) for name, specifier in pinned.items()} == dict.fromkeys(FORBIDDEN, "<0")
 
 
+def test_the_licence_of_every_dependency_is_listed_and_open() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = (REPOSITORY / "docs" / "licences.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| ([a-z0-9.-]+) \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE))
+    declared = [
+        *project["dependencies"],
+        *(text for extra in project["optional-dependencies"].values() for text in extra),
+    ]
+    assert {re.sub(r"[-_.]+", "-", Requirement(line).name).lower() for line in declared} <= set(listed)
+    free = r"MIT|BSD|Apache|PSF|Python Software|MPL|Mozilla|ISC|LGPL|HPND|CMU|Unlicense|CNRI|Zlib|0BSD"
+    assert {name: licence for name, licence in listed.items() if not re.search(free, licence)} == {"package": "licence"}
+
+
 def test_the_machine_test_uses_the_words_of_the_makefile() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     script = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
