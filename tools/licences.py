@@ -56,8 +56,8 @@ def page() -> str:
         "Made by `make licences` from the metadata of the packages that stand installed (Linux, Python "
         f"{sys.version_info.major}.{sys.version_info.minor},",
         "CPU build of torch; a CUDA build brings NVIDIA's own, which are not listed); not to be edited by hand.",
-        "dualspec itself is Apache-2.0; the licences of embedded weights and of recordings stand in `docs/model_card.md` and",
-        "`docs/dataset_card.md`.",
+        "dualspec itself is Apache-2.0; the licences of embedded weights and of recordings stand in",
+        "`docs/model_card.md` and `docs/dataset_card.md`.",
     ]
     core = needed("")
     for extra in EXTRAS:

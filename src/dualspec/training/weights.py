@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dualspec.config import from_dict, to_dict
-from dualspec.files import sha256_of
+from dualspec.files import sha256_of, sync
 from dualspec.training.weights_folder import CONFIG_NAME, FORMAT_VERSION, checked_files, read_document, read_notes
 
 __all__ = [
@@ -27,9 +27,11 @@ __all__ = [
     "read_config",
     "read_notes",
     "read_state",
+    "remove_leftovers",
     "replace_folder",
     "save_state",
     "save_weights",
+    "write_tensors",
 ]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -86,8 +88,7 @@ def save_state(
             name = (
                 "model.safetensors" if len(shards) == 1 else f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
             )
-            save_file(shard, temporary / name)
-            files[name] = sha256_of(temporary / name)
+            files[name] = write_tensors(temporary / name, shard)
         document = {"format_version": FORMAT_VERSION, "type": type(config).__name__, "config": to_dict(config)}
         document |= {"files": files, "notes": notes or {}}
         (temporary / CONFIG_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -111,18 +112,41 @@ def _shards(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def replace_folder(temporary: Path, folder: Path) -> None:
-    """Put a finished temporary folder in the place of `folder`; flushed to disk first."""
-    for path in temporary.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    """Put a finished temporary folder in the place of `folder`; flushed to disk first, and the new name after."""
+    for path in (*temporary.iterdir(), temporary):
+        sync(path)
     if folder.exists():
         outgoing = folder.with_name(f".old-{folder.name}-{os.getpid()}")
         shutil.rmtree(outgoing, ignore_errors=True)
         folder.rename(outgoing)
         temporary.rename(folder)
+        sync(folder.parent)
         shutil.rmtree(outgoing)
     else:
         temporary.rename(folder)
+        sync(folder.parent)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Write tensors as one safetensors file and return its SHA-256.
+
+    Raises:
+        OSError: the disk refuses; the message says how much there was to write and how much is free.
+    """
+    try:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+        return sha256_of(path)
+    except (SafetensorError, OSError) as error:
+        needed = sum(value.numel() * value.element_size() for value in tensors.values())
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(f"{path} needs {needed} bytes, {free} are free, and the system refused: {error}") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed writer of folders left here; only the holder of the run may do it."""
+    for pattern in (".tmp-*", ".old-*"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def read_config(folder: str | Path, config_types: dict[str, type]) -> Any:
