@@ -342,7 +342,9 @@ def test_the_machine_test_uses_the_words_of_the_makefile() -> None:
         assert words in makefile and words in script
 
 
-@pytest.mark.parametrize("document", ["conventions.md", "dataset_card.md", "decisions.md", "paper_map.md"])
+@pytest.mark.parametrize(
+    "document", ["conventions.md", "dataset_card.md", "decisions.md", "paper_map.md", "reliability.md"]
+)
 def test_the_docs_name_what_exists(document: str) -> None:
     text = (REPOSITORY / "docs" / document).read_text(encoding="utf-8")
     missing = []

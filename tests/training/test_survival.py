@@ -189,7 +189,7 @@ def test_any_changed_byte_is_noticed_and_the_checkpoint_before_is_taken(
     tmp_path: Path, flips: int, figure: Figure
 ) -> None:
     line.run(tmp_path, loop=LOOP)
-    (_, state, facts), _ = newest_checkpoint(tmp_path / "checkpoints")
+    (_, _, facts), _ = newest_checkpoint(tmp_path / "checkpoints")
     files = sorted(list_checkpoints(tmp_path / "checkpoints")[-1].iterdir())
     draw, noticed = random.Random(0), 0
     for _ in range(flips):
