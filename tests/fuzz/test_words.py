@@ -17,6 +17,7 @@ from dualspec.hearing.proof import HeadCues
 from dualspec.model_folder import embedded_bundle, read_index
 from dualspec.prompt_lists import check_prompt, read_manifest_prompts, read_prompt_file
 from dualspec.recipes import get_recipe
+from dualspec.scenes.score import plan_scene, read_scene
 from dualspec.text.prompts import blank_location
 from dualspec.training.diffusion_task import DiffusionTaskConfig
 
@@ -84,9 +85,14 @@ def index(path: Path) -> object:
     return lambda file: read_index(file.parent)
 
 
+def scene(path: Path) -> object:
+    path.write_bytes((Path(__file__).parents[2] / "docs" / "examples" / "scene.json").read_bytes())
+    return lambda file: plan_scene(read_scene(file), sound_s=5.12)
+
+
 # A new kind of text file is one more entry: a function that writes a good one and returns its reader.
 TEXT_FILES: dict[str, Callable[[Path], Any]] = {
-    write.__name__: write for write in (manifest, prompt_rows, prompt_lines, pairs, configuration, head, index)
+    write.__name__: write for write in (manifest, prompt_rows, prompt_lines, pairs, configuration, head, index, scene)
 }
 
 
@@ -104,7 +110,7 @@ def test_text_files(fuzz, tmp_path: Path, kind: str) -> None:
         path.write_bytes(data)
         read(path)
 
-    fuzz(cases, act, f"files of kind {kind}", 1 if kind in ("manifest", "configuration") else 0.3)
+    fuzz(cases, act, f"files of kind {kind}", 1 if kind in ("manifest", "configuration", "scene") else 0.3)
 
 
 def test_settings_from_the_command_line(fuzz) -> None:
