@@ -27,7 +27,7 @@ RATE = 16_000
 GOOD_NAMES = (
     "plain.wav", "new\nline.wav", "quote\"s and 'more'.wav", "犬の声.wav", "e\u0301.wav", "\u202eright to left.wav",
     "-rf.wav", "=1+1.wav", "100 % $(reboot) `x`.wav", "back\\slash.wav", "semi;colon, comma.wav", "🐕.wav",
-    "tab\there.wav", "w" * 240 + ".wav", "CON.wav", "..wav.wav", " leading and trailing .wav",
+    "tab\there.wav", "w" * 240 + ".wav", "CON.wav", "a..wav.wav", " leading and trailing .wav",
 )  # fmt: skip
 
 
