@@ -16,6 +16,11 @@ PROJECT = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").rea
 EXTRAS = ("", *PROJECT["optional-dependencies"])
 
 
+def plain_name(text: str) -> str:
+    """Return the normal form of the name that a requirement is about."""
+    return re.sub(r"[-_.]+", "-", Requirement(text).name).lower()
+
+
 def licence(found: Distribution) -> str:
     """Return the licence that a distribution states: the SPDX expression, else the classifiers, else its free text."""
     meta = found.metadata
@@ -34,8 +39,7 @@ def needed(extra: str) -> dict[str, Distribution]:
     seen: set[tuple[str, str]] = set()
     while waiting:
         text, for_extra = waiting.pop()
-        requirement = Requirement(text)
-        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        requirement, name = Requirement(text), plain_name(text)
         if requirement.marker and not requirement.marker.evaluate({"extra": for_extra}):
             continue
         try:
@@ -71,6 +75,13 @@ def page() -> str:
         ]
         rows = sorted(packages.items())
         lines += [f"| {name} | {found.version} | {licence(found).replace('|', '/')} |" for name, found in rows]
+    declared = [
+        *PROJECT["dependencies"],
+        *(text for texts in PROJECT["optional-dependencies"].values() for text in texts),
+    ]
+    absent = sorted({plain_name(text) for text in declared} - {name for extra in EXTRAS for name in needed(extra)})
+    if absent:
+        lines += ["", f"Not installed where this page was made, and so not read: {', '.join(absent)}."]
     return "\n".join(lines) + "\n"
 
 
