@@ -1,11 +1,11 @@
-# setup · demo · test · docs · lint · check. `.ci/run` uses the words of setup and test.
+# setup · demo · test · test-slow · docs · lint · check · licences · sbom · audit. `.ci/run` uses the words of setup and test.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # One thread for each process: more of them only wait for each other on small models.
 TEST_ENV = OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 HF_HUB_OFFLINE=1
 
-.PHONY: help setup demo test docs lint types check bench format mutants clean
+.PHONY: help setup demo test test-slow docs lint types check bench format mutants licences sbom audit clean
 
 help:
 	@echo "make setup   a virtual environment in $(VENV) with everything for development"
@@ -13,6 +13,10 @@ help:
 	@echo "make test    run the tests"
 	@echo "make docs    the documentation as a site, in site/"
 	@echo "make check   formatting, lint, types, tests with coverage"
+	@echo "make test-slow  the long forms of the tests, with their figures (docs/reliability.md)"
+	@echo "make licences   docs/licences.md: the licence of every package that is needed"
+	@echo "make sbom    sbom.json: a bill of materials of $(VENV) (CycloneDX)"
+	@echo "make audit   known vulnerabilities of what stands in $(VENV); asks a server"
 	@echo "make lint    formatting and lint alone"
 	@echo "make bench   the promises of speed, as ratios of one run"
 	@echo "make mutants broken rules, and whether the tests notice (a quarter of an hour)"
@@ -39,6 +43,9 @@ demo: $(VENV)/.demo
 
 test: setup
 	$(TEST_ENV) $(BIN)/python -m pytest
+
+test-slow: setup
+	$(TEST_ENV) $(BIN)/python -m pytest -m "slow and not gpu and not weights" --timeout 3600
 
 # Warnings are errors. The variable silences an announcement of the theme's makers: it is kept up until May 2027.
 docs: setup
@@ -68,5 +75,21 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+licences: setup
+	$(BIN)/python tools/licences.py > docs/licences.md.tmp
+	mv docs/licences.md.tmp docs/licences.md
+
+# The tools of the next two have packages of their own, which are none of ours: they get their own environment.
+.venv-audit/.made:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install "cyclonedx-bom>=7" "pip-audit>=2.9"
+	@touch $@
+
+sbom: setup .venv-audit/.made
+	.venv-audit/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o sbom.json $(BIN)/python
+
+audit: setup .venv-audit/.made
+	.venv-audit/bin/pip-audit --path $$($(BIN)/python -c "import site; print(site.getsitepackages()[0])")
+
 clean:
-	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.* build dist site
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.* build dist site .venv-audit sbom.json

@@ -218,7 +218,7 @@ def test_prompt_files_are_refused_with_the_line(
     ("name", "complaint"),
     [
         ("denoiser/model.safetensors", "it is damaged"),
-        ("stft_vae/config.json", "must be a weights description in JSON"),
+        ("stft_vae/config.json", "config.json must be JSON"),
         ("model_index.json", "model_index.json must be"),
     ],
 )

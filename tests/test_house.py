@@ -317,6 +317,21 @@ def test_the_constraints_fit_what_is_declared() -> None:
     assert {name: str(specifier) for name, specifier in pinned.items()} == dict.fromkeys(FORBIDDEN, "<0")
 
 
+def test_the_licence_of_every_dependency_is_listed_and_open() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = (REPOSITORY / "docs" / "licences.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| ([a-z0-9.-]+) \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE))
+    declared = [
+        *project["dependencies"],
+        *(text for extra in project["optional-dependencies"].values() for text in extra),
+    ]
+    absent = re.findall(r"^Not installed .*: ([a-z0-9, -]+)\.$", text, re.MULTILINE)
+    names = {re.sub(r"[-_.]+", "-", Requirement(line).name).lower() for line in declared}
+    assert names - set(listed) == {name for line in absent for name in line.split(", ")} <= {"gradio"}
+    free = r"MIT|BSD|Apache|PSF|Python Software|MPL|Mozilla|ISC|LGPL|HPND|CMU|Unlicense|CNRI|Zlib|0BSD"
+    assert {name: licence for name, licence in listed.items() if not re.search(free, licence)} == {"package": "licence"}
+
+
 def test_the_machine_test_uses_the_words_of_the_makefile() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     script = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
@@ -329,7 +344,9 @@ def test_the_machine_test_uses_the_words_of_the_makefile() -> None:
         assert words in makefile and words in script
 
 
-@pytest.mark.parametrize("document", ["conventions.md", "dataset_card.md", "decisions.md", "paper_map.md"])
+@pytest.mark.parametrize(
+    "document", ["conventions.md", "dataset_card.md", "decisions.md", "paper_map.md", "reliability.md"]
+)
 def test_the_docs_name_what_exists(document: str) -> None:
     text = (REPOSITORY / "docs" / document).read_text(encoding="utf-8")
     missing = []

@@ -361,5 +361,9 @@ def _cut(waveform: Tensor, num_samples: int) -> Tensor:
 
 def _within_full_scale(waveform: Tensor) -> tuple[Tensor, list[float]]:
     """Turn clips (B, 2, S) that pass full scale down, one gain for both ears; return the gains in dB."""
+    if not bool(torch.isfinite(waveform).all()):
+        raise ValueError(
+            "generated samples must be finite, got NaN or infinity; the weights or the settings are at fault"
+        )
     peaks = waveform.abs().amax(dim=(1, 2)).clamp(min=1.0)
-    return waveform / peaks[:, None, None], [float(-20 * torch.log10(peak)) for peak in peaks]
+    return (waveform / peaks[:, None, None]).clamp(-1.0, 1.0), [float(-20 * torch.log10(peak)) for peak in peaks]

@@ -50,11 +50,15 @@ class PromptRow:
     def __post_init__(self) -> None:
         """Refuse names that lead elsewhere and impossible numbers."""
         if Path(self.file).name != self.file or Path(self.file).suffix.lower() not in AUDIO_SUFFIXES:
-            raise ValueError(f"file must be a plain name ending in .wav or .flac, got {self.file!r}; correct the list")
+            raise ValueError(
+                f"file must be a plain name ending in .wav or .flac, got {self.file!r:.80}; correct the list"
+            )
         if self.azimuth_deg is not None:
             check_azimuth_deg(self.azimuth_deg)
         if not isinstance(self.prompt, str) or type(self.seed) is not int or not 0 <= self.seed < 2**53:
-            raise ValueError(f"prompt must be words and seed 0 to 2^53, got {self.prompt!r}, {self.seed!r}; correct it")
+            raise ValueError(
+                f"prompt must be words and seed 0 to 2^53, got {self.prompt!r:.80}, {self.seed!r:.80}; correct it"
+            )
 
 
 def write_prompt_list(path: Path, rows: Sequence[PromptRow]) -> None:
@@ -96,7 +100,7 @@ def read_manifest_prompts(path: Path, *, allow_no_direction: bool = False) -> li
                     f"{where}: azimuth_deg must be what the prompt says, got {row.azimuth_deg:g} beside {row.prompt!r}"
                 )
         if Path(row.file).stem in seen or number > MAX_ROWS:  # records are named after the sound, whatever its format
-            raise ValueError(f"{where}: file must be unique among at most {MAX_ROWS} rows, got {row.file!r} again")
+            raise ValueError(f"{where}: file must be unique among at most {MAX_ROWS} rows, got {row.file!r:.80} again")
         seen.add(Path(row.file).stem)
         rows.append((row, parsed))
     if not rows:

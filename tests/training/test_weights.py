@@ -95,7 +95,7 @@ def test_a_config_that_was_tampered_with_is_refused(folder):
     with pytest.raises(ValueError, match="surprise"):
         read_config(folder, TYPES)
     (folder / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="must be a weights description"):
+    with pytest.raises(ValueError, match="must be JSON"):
         read_config(folder, TYPES)
     with pytest.raises(FileNotFoundError, match="no weights in"):
         read_config(folder / "nowhere", TYPES)

@@ -34,6 +34,8 @@ class ClipBank:
     """Manifest rows of the clips."""
     sample_rate: int
     """Hz."""
+    damaged: tuple[str, ...] = ()
+    """Ids of the clips that could not be read: silence here, and to be weighed out."""
 
     def __len__(self) -> int:
         """Return the number of clips."""
@@ -60,6 +62,7 @@ def load_clips(
     only: Collection[str] | None = None,
     device: str | torch.device = "cpu",
     held_out: float = 0.0,
+    max_damaged: float = 0.0,
 ) -> ClipBank:
     """Load the first samples of every clip of a split, zero-padded; every clip is checked against its SHA-256.
 
@@ -71,10 +74,12 @@ def load_clips(
         only: Keep the clips with these ids (those held out are left out); None keeps all.
         device: Where the bank lives.
         held_out: Share of the training recordings that count as "valid", see `hold_out`.
+        max_damaged: Share of clips, or one, that may have been damaged since they were prepared; they keep their place
+            in the bank, so that no other clip takes it, and are named in `damaged`.
 
     Raises:
         FileNotFoundError: A manifest or shard is absent.
-        ValueError: The split is empty, or a shard does not hold what the manifest says.
+        ValueError: The split is empty, or a shard does not hold what the manifest says, in more clips than accepted.
 
     Paper section V-C.
     """
@@ -88,6 +93,7 @@ def load_clips(
         rows = [row for row in rows if row.id in only]
     waveforms = torch.zeros(len(rows), num_samples, dtype=torch.int16)
     sample_rate = 0
+    damaged: list[str] = []
     by_shard: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         by_shard.setdefault(row.shard, []).append(index)
@@ -97,7 +103,13 @@ def load_clips(
                 raise ValueError(f"{shard} must have {sample_rate} Hz, got {reader.info.sample_rate}; prepare it again")
             sample_rate = reader.info.sample_rate
             for index in indices:
-                pcm = _read_checked(reader, rows[index])[:num_samples]
+                try:
+                    pcm = _read_checked(reader, rows[index])[:num_samples]
+                except ValueError:
+                    damaged.append(rows[index].id)
+                    if len(damaged) > (max(1.0, max_damaged * len(rows)) if max_damaged else 0):
+                        raise
+                    continue
                 waveforms[index, : pcm.shape[0]] = pcm
     return ClipBank(
         waveforms=waveforms.to(device),
@@ -106,6 +118,7 @@ def load_clips(
         ids=[row.id for row in rows],
         rows=rows,
         sample_rate=sample_rate,
+        damaged=tuple(damaged),
     )
 
 

@@ -107,8 +107,9 @@ def read_vocabulary(path: Path) -> set[str]:
 def find_audio(folder: Path, file_name: str, where: str) -> Path:
     """Return the listed file, or one of the same stem in another container; the listed path where there is none."""
     relative = PurePosixPath(file_name)
-    if not file_name or relative.is_absolute() or ".." in relative.parts or "\0" in file_name:
-        raise ValueError(f"{where}: file must be a relative path inside the corpus, got {file_name!r}; correct it")
+    too_long = any(len(part.encode()) > 255 for part in relative.parts)  # for any file system
+    if not file_name or relative.is_absolute() or ".." in relative.parts or "\0" in file_name or too_long:
+        raise ValueError(f"{where}: file must be a relative path inside the corpus, got {file_name!r:.80}; correct it")
     listed = folder / relative
     if listed.is_file():
         return listed

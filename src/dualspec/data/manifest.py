@@ -50,15 +50,17 @@ class ManifestRow:
     def __post_init__(self) -> None:
         """Check what types alone do not say."""
         if self.split not in SPLITS:
-            raise ValueError(f"split must be one of {SPLITS}, got {self.split!r}; prepare the corpus again")
+            raise ValueError(f"split must be one of {SPLITS}, got {self.split!r:.80}; prepare the corpus again")
         if not self.id or ":" not in self.recording or not self.labels or not all(self.labels):
             raise ValueError(
-                f"id, recording and labels must be complete, got row {self.id!r}; prepare the corpus again"
+                f"id, recording and labels must be complete, got row {self.id!r:.80}; prepare the corpus again"
             )
         if self.num_samples < 1 or self.offset < 0 or len(self.sha256) != 64:
-            raise ValueError(f"num_samples, offset and sha256 must be possible, got row {self.id!r}; prepare it again")
+            raise ValueError(
+                f"num_samples, offset and sha256 must be possible, got row {self.id!r:.80}; prepare it again"
+            )
         if not _lies_beside(self.shard):
-            raise ValueError(f"shard must lie beside the manifest, got {self.shard!r}; prepare the corpus again")
+            raise ValueError(f"shard must lie beside the manifest, got {self.shard!r:.80}; prepare the corpus again")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +123,7 @@ def row_from_dict(data: Any, where: str) -> ManifestRow:
     for name, kind in _FIELD_KINDS.items():
         if type(values[name]) is not kind:
             what = "list of str" if kind is tuple else kind.__name__
-            raise ValueError(f"{where}: {name} must be {what}, got {values[name]!r}; prepare the corpus again")
+            raise ValueError(f"{where}: {name} must be {what}, got {values[name]!r:.80}; prepare the corpus again")
     for name in _REPEATED:  # one string for all rows that share it
         values[name] = sys.intern(values[name])
     values["labels"] = tuple(map(sys.intern, values["labels"]))
@@ -157,7 +159,7 @@ def read_manifest(path: str | Path) -> list[ManifestRow]:
     seen: set[str] = set()
     for row in rows:
         if row.id in seen:
-            raise ValueError(f"{path}: id must be unique, got {row.id!r} twice; prepare the corpus again")
+            raise ValueError(f"{path}: id must be unique, got {row.id!r:.80} twice; prepare the corpus again")
         seen.add(row.id)
     return rows
 

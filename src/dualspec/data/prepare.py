@@ -104,9 +104,12 @@ def prepare(
     _check_settings(sample_rate, min_seconds, licence, max_clip_seconds, workers, render_to, hrir_set, corpora)
     out_dir = Path(out_dir)
     clips = _collect(corpora)
-    splits = assign_splits(clips)
-    rejects = [_licence_reject(clip) for clip in clips if licence == "open" and clip.licence not in OPEN_LICENCES]
-    kept = [clip for clip in clips if licence == "all" or clip.licence in OPEN_LICENCES]
+    named = [clip for clip in clips if _is_text(clip)]
+    splits = assign_splits(named)
+    rejects = [_name_reject(clip) for clip in clips if not _is_text(clip)]
+    kept = [clip for clip in named if licence == "all" or clip.licence in OPEN_LICENCES]
+    num_candidates = len(kept) + len(rejects)
+    rejects += [_licence_reject(clip) for clip in named if licence == "open" and clip.licence not in OPEN_LICENCES]
     settings = {
         "format_version": FORMAT_VERSION,
         "corpora": sorted(spec.name for spec in corpora),
@@ -128,7 +131,7 @@ def prepare(
         journal = read_json(task.journal, max_bytes=_MAX_JOURNAL_BYTES)
         rows += [row_from_dict(row, str(task.journal)) for row in journal["rows"]]
         rejects += [RejectRow(**reject) for reject in journal["rejects"]]
-    return _publish(out_dir, settings, rows, rejects, len(kept), max_bad_fraction)
+    return _publish(out_dir, settings, rows, rejects, num_candidates, max_bad_fraction)
 
 
 def assign_splits(clips: Sequence[SourceClip]) -> dict[str, Split]:
@@ -213,6 +216,21 @@ def _id_of(clip: SourceClip) -> str:
 def _licence_reject(clip: SourceClip) -> RejectRow:
     detail = f"licence {clip.licence} is not one of {', '.join(OPEN_LICENCES)}"
     return RejectRow(id=_id_of(clip), corpus=clip.corpus, reason="licence", detail=detail)
+
+
+def _is_text(clip: SourceClip) -> bool:
+    """Whether everything that the manifest says of a clip can be written; a file name may be any bytes."""
+    try:
+        "".join((_id_of(clip), clip.recording, *clip.labels, clip.licence, clip.attribution)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _name_reject(clip: SourceClip) -> RejectRow:
+    name = _id_of(clip).encode(errors="backslashreplace").decode()
+    detail = "name, labels or credit are no Unicode text; rename the file"
+    return RejectRow(id=name, corpus=clip.corpus, reason="bad_name", detail=detail)
 
 
 def _claim(out_dir: Path, settings: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ class Pair:
     def __post_init__(self) -> None:
         """Refuse what is no id or no azimuth."""
         if not isinstance(self.clip, str) or not self.clip:
-            raise ValueError(f"clip must be an id of the manifest, got {self.clip!r}; select the pairs again")
+            raise ValueError(f"clip must be an id of the manifest, got {self.clip!r:.80}; select the pairs again")
         check_azimuth_deg(self.azimuth_deg)
 
 

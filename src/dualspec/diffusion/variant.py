@@ -44,6 +44,11 @@ class VariantConfig:
             raise ValueError(
                 f"merge_mode must be 'paper' for {self.variant}, got 'phase_delta'; it needs both branches"
             )
+        if not (1_000 <= self.sample_rate <= 384_000 and 1 <= self.num_samples <= 600 * self.sample_rate):
+            raise ValueError(
+                f"num_samples must be at most 10 minutes at 1 to 384 kHz, got {self.num_samples:g} at "
+                f"{self.sample_rate:g} Hz; the paper's are 81920 at 16000"
+            )
         width = self.text_encoder.width
         if width is not None and self.denoiser.cross_attention_dim != width:
             raise ValueError(

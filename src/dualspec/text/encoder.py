@@ -131,13 +131,7 @@ class TransformerTextEncoder(TextEncoder):
     """A transformers encoder with its tokenizer: MiniLM or T5."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
-        """Freeze the model.
-
-        Args:
-            model: Encoder whose output has `last_hidden_state`.
-            tokenizer: Its own tokenizer.
-            max_tokens: Longest prompt in tokens.
-        """
+        """Freeze the model, whose output must have `last_hidden_state`; the tokenizer is its own."""
         super().__init__(int(model.config.hidden_size), max_tokens)
         self.model = model
         self.tokenizer = tokenizer
@@ -242,20 +236,20 @@ def _build_minilm(config: TextEncoderConfig) -> TextEncoder:
     else:
         folder, sha256 = minilm_package_folder(), config.sha256 or MINILM_SHA256
     check_encoder_folder(folder, sha256)
-    from transformers import AutoTokenizer, BertModel
+    from transformers import BertModel
 
     model = _load_strictly(BertModel, folder, ("pooler.", "embeddings.position_ids"), add_pooling_layer=False)
     limit = int(model.config.max_position_embeddings)
     if config.max_tokens > limit:
         raise ValueError(f"max_tokens must be at most {limit} for this model, got {config.max_tokens}; say 128")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = _load_tokenizer(folder, local_files_only=True)
     _check_tokenizer(tokenizer, int(model.config.vocab_size), folder)
     return TransformerTextEncoder(model, tokenizer, config.max_tokens)
 
 
 def _build_t5(config: TextEncoderConfig) -> TextEncoder:
     """Load the encoder half of a T5 or FLAN-T5 from a folder or the hub."""
-    from transformers import AutoTokenizer, T5EncoderModel
+    from transformers import T5EncoderModel
 
     source: str | Path = config.name_or_path
     if Path(source).is_dir() or str(source).startswith((".", "/", "~")):
@@ -268,14 +262,25 @@ def _build_t5(config: TextEncoderConfig) -> TextEncoder:
             weights = Path(str(cached_file(str(source), "model.safetensors")))
         check_sha256(weights, config.sha256)
     model = _load_strictly(T5EncoderModel, source, ("decoder.", "lm_head."))
-    with _one_line_errors(source):
-        tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = _load_tokenizer(source)
     _check_tokenizer(tokenizer, int(model.config.vocab_size), source)
     if len(tokenizer) == _T5_VOCABULARY:
         got = {token: tokenizer.convert_tokens_to_ids(token) for token in _T5_KNOWN_TOKENS}
         if got != _T5_KNOWN_TOKENS:
             raise ValueError(f"tokenizer of {source} must number its tokens as T5 does, got {got}; save tokenizer.json")
     return TransformerTextEncoder(model, tokenizer, config.max_tokens)
+
+
+def _load_tokenizer(source: str | Path, **options: Any) -> PreTrainedTokenizerBase:
+    """Load a tokenizer; one that comes with code of its own is refused, and nobody is asked about it."""
+    from transformers import AutoTokenizer
+
+    try:
+        with _one_line_errors(source):
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+    except (ValueError, KeyError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"tokenizer of {source} must be one that transformers has, got: {reason:.200}") from error
 
 
 def _load_strictly(

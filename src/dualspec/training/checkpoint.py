@@ -4,6 +4,7 @@ A checkpoint is a folder `step-00001234` of safetensors and one `state.json`, wr
 and renamed. All random numbers are functions of (seed, step), so no generator state needs keeping.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -12,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from dualspec.files import sha256_of
-from dualspec.training.weights import replace_folder
+from dualspec.files import read_json, sha256_of
+from dualspec.training.weights import replace_folder, write_tensors
 
 STATE_NAME = "state.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no hash of the state itself
 
 
 def save_checkpoint(
@@ -36,7 +37,15 @@ def save_checkpoint(
 
     Returns:
         The new checkpoint's folder.
+
+    Raises:
+        ValueError: a tensor is not finite; nothing is written.
+        OSError: the disk refuses; the checkpoints before stay as they are.
     """
+    for stem, values in tensors.items():
+        for name, value in values.items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise ValueError(f"state must be finite, got NaN or infinity in {name} of {stem}; resume from before")
     folder = runs_folder / f"step-{step:08d}"
     temporary = runs_folder / f".tmp-{folder.name}-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -44,17 +53,22 @@ def save_checkpoint(
     try:
         hashes = {}
         for stem, values in tensors.items():
-            path = temporary / f"{stem}.safetensors"
-            save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, path)
-            hashes[path.name] = sha256_of(path)
+            hashes[f"{stem}.safetensors"] = write_tensors(temporary / f"{stem}.safetensors", values)
         document = {"format_version": FORMAT_VERSION, "step": step, "files": hashes, "facts": facts}
+        document["sha256"] = _digest(document)
         (temporary / STATE_NAME).write_text(json.dumps(document, indent=1), encoding="utf-8")
         replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in list_checkpoints(runs_folder)[:-keep]:
+    # a newer one is a damaged one that was passed over: it does not count as kept
+    for old in [path for path in list_checkpoints(runs_folder) if path <= folder][:-keep]:
         shutil.rmtree(old)
     return folder
+
+
+def _digest(document: dict[str, Any]) -> str:
+    plain = {name: value for name, value in document.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def list_checkpoints(runs_folder: Path) -> list[Path]:
@@ -71,13 +85,17 @@ def load_checkpoint(folder: Path) -> tuple[int, dict[str, dict[str, Tensor]], di
         ValueError: a file is missing, cut or changed.
     """
     try:
-        document = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
+        document = read_json(folder / STATE_NAME)
         version, step, files, facts = (document[key] for key in ("format_version", "step", "files", "facts"))
+        if len(document) != (4 if version == 1 else 5) or document.get("sha256", _digest(document)) != _digest(
+            document
+        ):
+            raise ValueError("a state with another SHA-256 than its own")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"checkpoint {folder} must be whole, got {error!r}; delete it and resume from the one before"
         ) from error
-    if version != FORMAT_VERSION:
+    if version not in (1, FORMAT_VERSION):
         raise ValueError(f"checkpoint {folder} must have format_version {FORMAT_VERSION}, got {version}")
     tensors = {}
     for name, expected in files.items():

@@ -176,7 +176,7 @@ class DiffusionTask:
             "latents": self.pairing.pack(parts),
             "prompt_embeds": embeds,
             "prompt_mask": mask,
-            "weight": torch.ones(len(indices), device=device),
+            **source.weights_of(indices),
         }
 
     def _write_prompts(

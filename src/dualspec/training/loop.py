@@ -170,7 +170,7 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         started, already = time.monotonic(), self.state.elapsed_s
         saved_step = self.state.step
-        with signals_noted(self._note_signal), self._logs():
+        with signals_noted(self._note_signal), self._logs(), self.processes.naming_the_late():
             while self.progress < 1.0 and not self._should_stop():
                 logs = self._step()
                 self.state.step += 1
@@ -204,7 +204,9 @@ class Trainer:
         return max(by_steps, by_time)
 
     def _should_stop(self) -> bool:
-        return self.processes.any(self.state.stop_signal is not None)
+        number = int(self.processes.largest(float(self.state.stop_signal or 0)))  # one process may have been told alone
+        self.state.stop_signal = number or None
+        return number > 0
 
     def _step(self) -> dict[str, Tensor]:
         """Take one optimizer step of every active phase on this step's global batch.
@@ -325,6 +327,9 @@ class Trainer:
             from torch.utils.tensorboard import SummaryWriter
 
             self.writer = SummaryWriter(str(self.folder / "tensorboard"))
+        with (self.folder / "log.jsonl").open("a+b") as log:  # a killed run may have left half a line
+            log.seek(0)
+            log.truncate(log.read().rfind(b"\n") + 1)
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as self._log_file:
             try:
                 yield

@@ -1,8 +1,12 @@
 """This process among all processes of a run: rank, device, and the few sums they need."""
 
+import ctypes
 import os
 import re
-from collections.abc import Mapping
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -11,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+STEP_TIMEOUT_S = 60  # a process that the others wait for so long in a step has died or hangs
+BARRIER_TIMEOUT_S = 3600  # while one process validates, saves or exports
 
 
 def check_device(name: str | None) -> str:
@@ -37,6 +44,7 @@ class Processes:
     rank: int = 0
     world_size: int = 1
     device: str = "cpu"
+    patient: Any = None  # group of all processes, for what one of them does while the others wait
 
     @classmethod
     def join(cls, device: str | None = None) -> "Processes":
@@ -53,8 +61,10 @@ class Processes:
             kind = f"cuda:{os.environ.get('LOCAL_RANK', rank)}"
             torch.cuda.set_device(kind)
         backend = "cpu:gloo,cuda:nccl" if kind.startswith("cuda") else "gloo"  # numbers of the host go by gloo
-        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=300))
-        return cls(rank, world_size, kind)
+        _die_with_parent()
+        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=STEP_TIMEOUT_S))
+        patient = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=BARRIER_TIMEOUT_S))
+        return cls(rank, world_size, kind, patient)
 
     @property
     def is_main(self) -> bool:
@@ -64,12 +74,38 @@ class Processes:
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.world_size > 1:
-            torch.distributed.barrier()
+            self.mark()
+            torch.distributed.barrier(group=self.patient)
+
+    def mark(self) -> None:
+        """Note that this process has come to the next point where it waits for the others."""
+        if self.world_size > 1:
+            _store().add(f"dualspec/{self.rank}", 1)
+
+    @contextmanager
+    def naming_the_late(self) -> Iterator[None]:
+        """Say which process did not come, where the others waited for it in vain.
+
+        Raises:
+            TimeoutError: a process died or hangs.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world_size == 1 or not re.search(r"gloo|nccl|Timed out|Connection (reset|closed)", str(error)):
+                raise
+            marks = [_store().add(f"dualspec/{rank}", 0) for rank in range(self.world_size)]
+            late = [rank for rank, count in enumerate(marks) if count < max(marks)] or "none that is behind the others"
+            raise TimeoutError(
+                f"processes must all answer within {STEP_TIMEOUT_S} s, got nothing from rank {late}; it died or hangs, "
+                f"or the network does: look at its log, then go on with --resume ({str(error).strip():.120})"
+            ) from error
 
     def sum(self, value: Tensor | float) -> Tensor:
         """Return a scalar summed over all processes."""
         total = torch.as_tensor(value, dtype=torch.float32, device=self.device).clone()
         if self.world_size > 1:
+            self.mark()
             torch.distributed.all_reduce(total)
         return total
 
@@ -81,6 +117,7 @@ class Processes:
         """Return the largest of all processes' values in every process; the device is not waited for."""
         if self.world_size == 1:
             return value
+        self.mark()
         shared = torch.tensor(value, dtype=torch.float64)
         torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
         return float(shared)
@@ -113,6 +150,16 @@ class Processes:
         """Leave the group."""
         if self.world_size > 1:
             torch.distributed.destroy_process_group()
+
+
+def _store() -> Any:
+    return torch.distributed.distributed_c10d._get_default_store()
+
+
+def _die_with_parent() -> None:
+    """End this process at once when its launcher dies: left alone it would hold its GPU and write into the run."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class _SumOverProcesses(torch.autograd.Function):

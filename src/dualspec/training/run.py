@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,10 +28,19 @@ from dualspec.training.run_lock import holds_run, run_lock
 from dualspec.training.task import BinauralSource, Task
 from dualspec.training.vae_task import VaeTask, VaeTaskConfig
 from dualspec.training.vocoder_task import VocoderTask, VocoderTaskConfig
-from dualspec.training.weights import load_module, load_strictly, read_config, read_notes, read_state
+from dualspec.training.weights import (
+    load_module,
+    load_strictly,
+    read_config,
+    read_notes,
+    read_state,
+    remove_leftovers,
+)
 
 ORIGIN_NAME = "origin.json"
 """Notes of imported weights that a run started from; they and their licence go on into what it exports."""
+MAX_DAMAGED = 0.01
+"""Share of the training clips that may have been damaged since they were prepared: they are weighed out."""
 TaskConfig = VaeTaskConfig | VocoderTaskConfig | DiffusionTaskConfig | LocalizerTaskConfig
 
 
@@ -66,7 +76,14 @@ def build_task(
     bank_samples = max(num_bank_samples, config.render.num_samples)
     load = partial(load_clips, manifest_dir, num_samples=bank_samples, device=device, held_out=held_out)
     chosen = None if pairs is None else read_pairs(pairs)
-    bank = load("train", max_clips=max_clips, only=None if chosen is None else {pair.clip for pair in chosen})
+    only = None if chosen is None else {pair.clip for pair in chosen}
+    bank = load("train", max_clips=max_clips, only=only, max_damaged=MAX_DAMAGED)
+    if bank.damaged:
+        warnings.warn(
+            f"{len(bank.damaged)} of {len(bank)} training clips are not as prepared and count for nothing: "
+            f"{', '.join(bank.damaged[:5])}{', …' if len(bank.damaged) > 5 else ''}; prepare the corpus again",
+            stacklevel=2,
+        )
     if chosen is not None:  # what validates is not trained on
         kept = set(bank.ids)
         chosen = [pair for pair in chosen if pair.clip in kept]
@@ -216,6 +233,8 @@ def _check_folder(config: TaskConfig, folder: Path, resume: bool) -> None:
 def _keep_settings(config: TaskConfig, loop: LoopConfig, folder: Path, processes: Processes, init: Path | None) -> None:
     processes.barrier()  # nobody writes before all have looked, nor before the task could be built
     if processes.is_main:
+        remove_leftovers(folder)
+        remove_leftovers(folder / "checkpoints")
         if not holds_run(folder):
             (folder / "log.jsonl").unlink(missing_ok=True)  # of an attempt that left no checkpoint
         save_json(config, folder / "task.json")

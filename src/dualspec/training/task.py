@@ -99,6 +99,12 @@ class Phase(nn.Module):
             network.compile()
 
 
+def counted(batch: Batch, values: Tensor) -> Tensor:
+    """Return those rows of values (B · n, ...) whose clips count, for losses over a batch as a whole."""
+    rows = batch.get("counted")
+    return values if rows is None else values.unflatten(0, (len(batch["weight"]), -1))[rows].flatten(0, 1)
+
+
 class Task(Protocol):
     """What the loop needs of a trainable room."""
 
@@ -165,6 +171,16 @@ class BinauralSource:
     def clips_of(self, indices: Tensor) -> Tensor:
         """Return the places in the bank (B,) that indices (B,) stand for."""
         return indices if self.pairs is None else self.pairs[indices, 0]
+
+    def weights_of(self, indices: Tensor) -> Batch:
+        """Return what a batch says of the clips of indices (B,): a weight of 0 for each that could not be read."""
+        device = self.bank.waveforms.device
+        if not self.bank.damaged:
+            return {"weight": torch.ones(len(indices), device=device)}
+        names = [self.bank.ids[clip] for clip in self.clips_of(indices).tolist()]
+        there = torch.tensor([name not in self.bank.damaged for name in names])
+        rows = there.nonzero()[:, 0] if there.any() else torch.arange(len(there))
+        return {"weight": there.to(device, torch.float32), "counted": rows.to(device)}
 
     def draw(self, indices: Tensor, random: StepRandom) -> tuple[Tensor, Tensor]:
         """Return two-eared clips (B, 2, S) of clip indices (B,) and the direction index (B,) drawn for each."""

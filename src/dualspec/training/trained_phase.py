@@ -89,6 +89,7 @@ class TrainedPhase:
                 with precision():
                     losses, part_logs = self.wrapped(batch, random, step, progress)
                 loss = (losses * batch["weight"]).sum() * share
+                self.processes.mark()
                 loss.backward()
             total += loss.detach()
             for key, value in part_logs.items():

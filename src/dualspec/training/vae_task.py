@@ -24,6 +24,7 @@ from dualspec.training.task import (
     Phase,
     RenderConfig,
     StepRandom,
+    counted,
     fixed_indices,
     held_out_batches,
 )
@@ -78,7 +79,9 @@ class VaePhase(Phase):
             discriminator.requires_grad_(True)
             balance = torch.ones(())
             if self.training and torch.is_grad_enabled():
-                balance = adaptive_adversarial_weight(loss.mean(), adversarial.mean(), self.vae.last_layer())
+                balance = adaptive_adversarial_weight(
+                    counted(batch, loss).mean(), counted(batch, adversarial).mean(), self.vae.last_layer()
+                )
             total = total + weights.adversarial_weight * balance * adversarial
             logs["adversarial"] = adversarial.mean().detach()
         return total.reshape(-1, ears).mean(dim=1), logs
@@ -101,7 +104,7 @@ class DiscriminatorPhase(Phase):
 
     def forward(self, batch: Batch, random: StepRandom, step: int, progress: float) -> tuple[Tensor, Logs]:
         """Return the hinge loss per clip (B,)."""
-        real, fake = self.discriminator(batch["channels"]), self.discriminator(batch["reconstruction"])
+        real, fake = (self.discriminator(counted(batch, batch[name])) for name in ("channels", "reconstruction"))
         loss = hinge_discriminator_loss(real, fake)
         return loss.expand(len(batch["weight"])), {"discriminator": loss.detach()}
 
@@ -141,7 +144,7 @@ class VaeTask:
         waveform, _ = self.source.draw(indices, random)
         return {
             "channels": waveform_to_channels(waveform, self.config.vae),
-            "weight": torch.ones(len(indices), device=waveform.device),
+            **self.source.weights_of(indices),
         }
 
     @torch.no_grad()
@@ -163,6 +166,7 @@ class VaeTask:
         """Measure 1/std of posterior samples over training clips and store it in the VAE. Decision 18."""
         samples = []
         chosen = fixed_indices(len(self.source), self.config.scale_clips)
+        chosen = chosen[self.source.weights_of(chosen)["weight"].cpu() > 0]
         for step, indices in enumerate(chosen.split(16)):
             random = StepRandom(2, step, slice(None), len(indices), self.source.hrirs.device)
             waveform, _ = self.source.draw(indices, random)

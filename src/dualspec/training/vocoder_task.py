@@ -30,6 +30,7 @@ from dualspec.training.task import (
     Phase,
     RenderConfig,
     StepRandom,
+    counted,
     held_out_batches,
 )
 from dualspec.training.weights import save_weights
@@ -84,8 +85,8 @@ class VocoderPhase(Phase):
 
     def forward(self, batch: Batch, random: StepRandom, step: int, progress: float) -> tuple[Tensor, Logs]:
         """Return the loss, the same for every clip (B,), and its terms; leaves the estimate for the adversaries."""
-        reference, config = batch["waveform"], self.config
-        estimate = self.vocoder(batch["log_mel"])[..., : reference.shape[-1]].float()
+        reference, config = counted(batch, batch["waveform"]), self.config
+        estimate = self.vocoder(counted(batch, batch["log_mel"]))[..., : reference.shape[-1]].float()
         mel = mel_l1_loss(reference, estimate, config.vocoder.mel)
         spectral = multi_resolution_stft_loss(reference, estimate)
         loss = config.mel_weight * mel + config.stft_weight * spectral
@@ -120,7 +121,9 @@ class AdversariesPhase(Phase):
 
     def forward(self, batch: Batch, random: StepRandom, step: int, progress: float) -> tuple[Tensor, Logs]:
         """Return the loss, the same for every clip (B,)."""
-        loss = discriminator_loss(self.adversaries(batch["waveform"]), self.adversaries(batch["estimate"]))
+        loss = discriminator_loss(
+            self.adversaries(counted(batch, batch["waveform"])), self.adversaries(batch["estimate"])
+        )
         return loss.expand(len(batch["weight"])), {}
 
 
@@ -160,7 +163,7 @@ class VocoderTask:
         return {
             "waveform": one_ear,
             "log_mel": log_mel(one_ear, self.config.vocoder.mel),
-            "weight": torch.ones(len(indices), device=waveform.device),
+            **self.source.weights_of(indices),
         }
 
     @torch.no_grad()

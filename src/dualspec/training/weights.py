@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dualspec.config import from_dict, to_dict
-from dualspec.files import sha256_of
+from dualspec.files import sha256_of, sync
 from dualspec.training.weights_folder import CONFIG_NAME, FORMAT_VERSION, checked_files, read_document, read_notes
 
 __all__ = [
@@ -26,9 +27,11 @@ __all__ = [
     "read_config",
     "read_notes",
     "read_state",
+    "remove_leftovers",
     "replace_folder",
     "save_state",
     "save_weights",
+    "write_tensors",
 ]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -85,8 +88,7 @@ def save_state(
             name = (
                 "model.safetensors" if len(shards) == 1 else f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
             )
-            save_file(shard, temporary / name)
-            files[name] = sha256_of(temporary / name)
+            files[name] = write_tensors(temporary / name, shard)
         document = {"format_version": FORMAT_VERSION, "type": type(config).__name__, "config": to_dict(config)}
         document |= {"files": files, "notes": notes or {}}
         (temporary / CONFIG_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -110,18 +112,41 @@ def _shards(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def replace_folder(temporary: Path, folder: Path) -> None:
-    """Put a finished temporary folder in the place of `folder`; flushed to disk first."""
-    for path in temporary.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    """Put a finished temporary folder in the place of `folder`; flushed to disk first, and the new name after."""
+    for path in (*temporary.iterdir(), temporary):
+        sync(path)
     if folder.exists():
         outgoing = folder.with_name(f".old-{folder.name}-{os.getpid()}")
         shutil.rmtree(outgoing, ignore_errors=True)
         folder.rename(outgoing)
         temporary.rename(folder)
+        sync(folder.parent)
         shutil.rmtree(outgoing)
     else:
         temporary.rename(folder)
+        sync(folder.parent)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Write tensors as one safetensors file and return its SHA-256.
+
+    Raises:
+        OSError: the disk refuses; the message says how much there was to write and how much is free.
+    """
+    try:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+        return sha256_of(path)
+    except (SafetensorError, OSError) as error:
+        needed = sum(value.numel() * value.element_size() for value in tensors.values())
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(f"{path} needs {needed} bytes, {free} are free, and the system refused: {error}") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed writer of folders left here; only the holder of the run may do it."""
+    for pattern in (".tmp-*", ".old-*"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def read_config(folder: str | Path, config_types: dict[str, type]) -> Any:
@@ -142,7 +167,7 @@ def _typed_document(folder: Path, config_types: dict[str, type]) -> tuple[type, 
     document = read_document(folder)
     if document["type"] not in config_types:
         raise ValueError(
-            f"weights in {folder} must be of {' or '.join(config_types)}, got {document['type']}; give the right folder"
+            f"weights in {folder} must be of {' or '.join(config_types)}, got {document['type']:.60}; name another"
         )
     return config_types[document["type"]], document["config"]
 
@@ -165,9 +190,36 @@ def load_module(
         ValueError: a file is damaged, or does not fit.
     """
     config = read_config(folder, config_types)
+    state = read_state(folder)
+    _check_size(config, state, folder)
+    try:
+        with torch.device("meta"):
+            twin = build(config)
+    except _UNBUILDABLE as error:
+        raise ValueError(
+            f"config of {folder} must describe a network, got {error!r:.200}; restore the folder"
+        ) from error
+    _check_fit(twin, state, folder)  # a network of any size costs nothing up to here
     module = build(config)
-    load_strictly(module, read_state(folder), folder)
+    load_strictly(module, state, folder)
     return module.eval().requires_grad_(False), config
+
+
+_UNBUILDABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+def _check_size(config: Any, state: dict[str, Tensor], folder: str | Path) -> None:
+    """Refuse counts of layers that the tensors cannot fill, before anything is built."""
+    most = max(16, len(state))
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    for name, value in values.items():
+        count = len(value) if isinstance(value, tuple) else value if "layers" in name else 0
+        if count > most:
+            raise ValueError(
+                f"{name} of {folder} must be at most {most} for its tensors, got {count}; restore the folder"
+            )
+        if is_dataclass(value):
+            _check_size(value, state, folder)
 
 
 def read_state(folder: str | Path) -> dict[str, Tensor]:
@@ -180,9 +232,12 @@ def read_state(folder: str | Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for path in checked_files(folder):
         try:
-            state |= load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} must be a safetensors file, got {error}; restore it") from error
+            shard = load_file(path)
+        except (SafetensorError, *_UNBUILDABLE) as error:  # types that torch lacks, sizes that overflow
+            raise ValueError(f"{path} must be a safetensors file, got {error!r:.200}; restore it") from error
+        if twice := sorted(set(state) & set(shard)):
+            raise ValueError(f"{path} must hold tensors of its own, got {twice[0]:.80} twice; restore the folder")
+        state |= shard
     for name, value in state.items():
         if value.is_floating_point():
             state[name] = value.float()
@@ -199,6 +254,11 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], where: str | Path
     Raises:
         ValueError: names the first tensors that are missing, unknown or misshapen.
     """
+    _check_fit(module, state, where)
+    module.load_state_dict(state, strict=True)
+
+
+def _check_fit(module: nn.Module, state: dict[str, Tensor], where: str | Path) -> None:
     own = module.state_dict()
     faults = [f"missing {name}" for name in own if name not in state]
     faults += [f"unknown {name}" for name in state if name not in own]
@@ -209,6 +269,5 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], where: str | Path
     ]
     if faults:
         raise ValueError(
-            f"weights of {where} must fit the model, got {len(faults)} differences: {'; '.join(faults[:4])}"
+            f"weights of {where} must fit the model, got {len(faults)} differences: {'; '.join(faults[:4]):.400}"
         )
-    module.load_state_dict(state, strict=True)

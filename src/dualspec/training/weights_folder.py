@@ -1,14 +1,14 @@
 """What a weights folder says of itself. Nothing here loads torch."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dualspec.files import sha256_of
+from dualspec.files import read_json, sha256_of
 
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
+_DOCUMENT = {"format_version": int, "type": str, "config": dict, "files": dict, "notes": dict}
 
 
 def read_notes(folder: str | Path) -> dict[str, Any]:
@@ -31,15 +31,12 @@ def read_document(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / CONFIG_NAME
     if not path.is_file():
         raise FileNotFoundError(f"no weights in {folder}: {CONFIG_NAME} is missing")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        version, keys = document["format_version"], set(document)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} must be a weights description in JSON, got {error}; restore the folder") from error
-    if version != FORMAT_VERSION or keys != {"format_version", "type", "config", "files", "notes"}:
-        raise ValueError(
-            f"{path} must have format_version {FORMAT_VERSION} and its five keys, got {version}, {sorted(keys)}"
-        )
+    document = read_json(path)
+    if not isinstance(document, dict) or {name: type(value) for name, value in document.items()} != _DOCUMENT:
+        raise ValueError(f"{path} must be a weights description, got other keys or types; restore the folder")
+    if document["format_version"] != FORMAT_VERSION or not all(type(v) is str for v in document["files"].values()):
+        got = document["format_version"]
+        raise ValueError(f"{path} must have format_version {FORMAT_VERSION} and hashes of files, got {got!r:.80}")
     return document
 
 
