@@ -57,8 +57,9 @@ def test_batch_mates_change_little(pipeline: DualSpecPipeline, model: str, figur
         pipeline = DualSpecPipeline.from_pretrained()
     seen: dict[int, torch.Tensor] = {}
 
-    def keep(step: int, num_steps: int, latents: torch.Tensor) -> None:
-        seen[len(latents)] = latents
+    def keep(_: DualSpecPipeline, step: int, timestep: int, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen[len(given["latents"])] = given["latents"].clone()
+        return given
 
     together = pipeline(PROMPTS, seed=[5, 6, 7, 8], num_inference_steps=8, callback_on_step_end=keep)
     latents, pcm = [], []
