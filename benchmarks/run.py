@@ -15,7 +15,7 @@ from pathlib import Path
 
 from compare import machine, table
 
-NAMES = ("engines", "solver", "signals")
+NAMES = ("engines", "solver", "signals", "judging")
 
 
 def main() -> None:
