@@ -43,7 +43,7 @@ def listen(
         from dualspec.web.serving import run_without_jobs
         from dualspec.web.settings import Settings
     except ModuleNotFoundError as error:
-        refuse(f"listen must have the extra 'web', got no {error.name}; pip install 'dualspec[web]'")
+        refuse(f"listen must have the extra 'web', got no {error.name}; pip install '.[web]' in the clone")
     import asyncio
     import signal
 

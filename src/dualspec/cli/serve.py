@@ -34,7 +34,7 @@ def serve(
     try:
         from dualspec.web.serving import listen_on, run, work_folder
     except ModuleNotFoundError as error:
-        refuse(f"serve must have the extra 'web', got no {error.name}; pip install 'dualspec[web]'")
+        refuse(f"serve must have the extra 'web', got no {error.name}; pip install '.[web]' in the clone")
     import asyncio
     import signal
 

@@ -54,7 +54,7 @@ def obstacle(folder: Path) -> str | None:
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        return f"{' and '.join(missing)} not installed (pip install 'dualspec[onnx]')"
+        return f"{' and '.join(missing)} not installed (pip install '.[onnx]' in the clone)"
     if sorted(read_index(folder)) != ["denoiser", *_PARTS]:
         return "a model of other parts than the embedded one's"
     graphs, settings, vaes = Graphs(), *_settings(folder)
