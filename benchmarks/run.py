@@ -15,7 +15,7 @@ from pathlib import Path
 
 from compare import machine, table
 
-NAMES = ("engines", "solver", "signals", "judging")
+NAMES = ("engines", "solver", "signals", "judging", "service")
 
 
 def main() -> None:

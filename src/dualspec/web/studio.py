@@ -22,7 +22,7 @@ from dualspec.placing import Form, place, read_path, set_level
 from dualspec.prompt_lists import plan_clips
 from dualspec.scenes.score import Plan, Scene, plan_scene
 from dualspec.scenes.stage import mix_scene, write_scene
-from dualspec.text.prompts import describe_azimuth
+from dualspec.text.prompts import describe_azimuth, prompt_for
 from dualspec.web.messages import Order
 from dualspec.web.settings import MAX_CLIPS, MAX_SERVED_SCENE_S, MAX_UPLOAD_RATE, MAX_UPLOAD_S
 
@@ -54,6 +54,13 @@ class Studio:
         self.events = self._pipeline.events
         self.variants = [{"name": name, "loaded": name == self._facts["variant"]} for name in VARIANT_PARTS]
         self.heads = [{"name": name, "licence": head.licence} for name, head in self._heads.items()]
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Make and hear one clip: what loads at the first call would hold up the answers of a running service."""
+        text = prompt_for("rain", 90.0, "clock")
+        output = self._pipeline(text, num_inference_steps=2)
+        self._judge.hear(output.audios[0], self._pipeline.sample_rate, 90.0)
 
     def about(self) -> dict[str, Any]:
         """Describe the model, its defaults, and how its directions are called."""
