@@ -53,7 +53,6 @@ class LatentBank:
         directions, _ = self.source.draw_directions(indices, random)
         for _ in range(3):  # crop, shift, level
             random.uniform()
-        directions = directions.cpu()
         pairs = self.source.clips_of(indices) * self.num_directions + directions
         if self.moments[0].device.type == "cpu":
             for pair in pairs[~self.known[pairs]].unique():

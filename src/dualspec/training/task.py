@@ -185,8 +185,9 @@ class BinauralSource:
     def draw(self, indices: Tensor, random: StepRandom) -> tuple[Tensor, Tensor]:
         """Return two-eared clips (B, 2, S) of clip indices (B,) and the direction index (B,) drawn for each."""
         directions, heads = self.draw_directions(indices, random)
-        binaural = render(self.crop(indices, random), self.hrirs[heads, directions])
-        return self.level(binaural, random.uniform()), directions.cpu()
+        device = self.hrirs.device
+        binaural = render(self.crop(indices, random), self.hrirs[heads.to(device), directions.to(device)])
+        return self.level(binaural, random.uniform()), directions
 
     def beginnings(self, clips: Tensor, directions: Tensor) -> Tensor:
         """Return the beginnings of clips (B,) at direction indices (B,) through the first head, (B, 2, S), unvaried."""
@@ -194,11 +195,11 @@ class BinauralSource:
         return normalize_peak(render(mono, self.hrirs[0, directions]), self.config.peak)
 
     def draw_directions(self, indices: Tensor, random: StepRandom) -> tuple[Tensor, Tensor]:
-        """Return the direction index and the head index (B,) of each clip, on the device."""
+        """Return the direction index and the head index (B,) of each clip, on the CPU, where they are drawn."""
         drawn = random.integers(len(self.azimuths_deg))
         directions = drawn if self.pairs is None else self.pairs[indices, 1]
         heads = random.integers(len(self.hrirs)) if len(self.hrirs) > 1 else torch.zeros_like(directions)
-        return directions.to(self.hrirs.device), heads.to(self.hrirs.device)
+        return directions, heads
 
     def crop(self, indices: Tensor, random: StepRandom) -> Tensor:
         """Return mono clips (B, S) in [-1, 1], cropped and shifted as the config says."""
