@@ -5,15 +5,15 @@ of a head are carried along for whoever judges, and never read.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
+from dualspec.audio.delivery import samples_of_length
 from dualspec.diffusion.denoiser import build_denoiser
-from dualspec.diffusion.sampler import SamplingConfig, sample
+from dualspec.diffusion.sampler import SamplerName, SamplingConfig, sample
 from dualspec.diffusion.variant import VariantConfig
 from dualspec.features.mel import MelConfig
 from dualspec.features.stft import StftConfig
@@ -136,7 +136,7 @@ class DualSpecPipeline:
         return_dict: bool = True,
         callback_on_step_end: StepEnd | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-        sampler: str | None = None,
+        sampler: SamplerName | None = None,
         seed: int | list[int] | None = None,
         batch_size: int = 8,
     ) -> "BinauralOutput | Any":
@@ -257,19 +257,14 @@ class DualSpecPipeline:
         self,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        sampler: str | None = None,
+        sampler: SamplerName | None = None,
     ) -> SamplingConfig:
         """Return the model's own sampling settings with some of them replaced.
 
         Raises:
             ValueError: a setting is out of its range.
         """
-        changes: dict[str, Any] = {
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "sampler": sampler,
-        }
-        return replace(self.config.sampling, **{key: value for key, value in changes.items() if value is not None})
+        return self.config.sampling.changed(num_inference_steps, guidance_scale, sampler)
 
     def num_samples(self, audio_length_in_s: float | None) -> int:
         """Return the samples of a clip of a length in seconds; None is the model's own length.
@@ -277,14 +272,7 @@ class DualSpecPipeline:
         Raises:
             ValueError: the model cannot do that length.
         """
-        if audio_length_in_s is None:
-            return self.config.num_samples
-        if not 0.1 <= audio_length_in_s <= self.max_duration_s:
-            raise ValueError(
-                f"audio_length_in_s must be 0.1 to {self.max_duration_s:g}, got {audio_length_in_s:g}; "
-                "the model was trained on clips of that length, lay several clips end to end for more"
-            )
-        return round(audio_length_in_s * self.sample_rate)
+        return samples_of_length(audio_length_in_s, self.config.num_samples, self.sample_rate)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write all parts as a folder that `from_pretrained` reads, here or elsewhere.

@@ -112,3 +112,24 @@ def bandwidth_note(content_rate: int, sample_rate: int) -> str | None:
         f"{content_rate / 1000:g} kHz content resampled to {sample_rate / 1000:g} kHz: "
         f"nothing above {content_rate / 2000:g} kHz"
     )
+
+
+def samples_of_length(audio_length_in_s: float | None, num_samples: int, sample_rate: int) -> int:
+    """Return the samples of a clip of a length in seconds; None is the whole length that the model makes.
+
+    Args:
+        audio_length_in_s: wanted length, seconds.
+        num_samples: the longest that the model makes, samples.
+        sample_rate: Hz.
+
+    Raises:
+        ValueError: it is below 0.1 s or longer than the model's clips.
+    """
+    if audio_length_in_s is None:
+        return num_samples
+    if not 0.1 <= audio_length_in_s <= num_samples / sample_rate:
+        raise ValueError(
+            f"audio_length_in_s must be 0.1 to {num_samples / sample_rate:g}, got {audio_length_in_s:g}; "
+            "the model was trained on clips of that length, lay several clips end to end for more"
+        )
+    return round(audio_length_in_s * sample_rate)

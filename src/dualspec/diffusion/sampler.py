@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 from dualspec.diffusion.objective import NoiseScheduleConfig
@@ -39,6 +39,18 @@ class SamplingConfig:
         low, high = self.guidance_interval
         if not 0.0 <= low <= high <= 1.0:
             raise ValueError(f"guidance_interval must rise within 0 to 1, got {self.guidance_interval}")
+
+    def changed(
+        self, num_inference_steps: int | None, guidance_scale: float | None, sampler: SamplerName | None
+    ) -> SamplingConfig:
+        """Return these settings with those replaced that are not None.
+
+        Raises:
+            ValueError: a setting is out of its range.
+        """
+        changes = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "sampler": sampler}
+        chosen: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+        return replace(self, **chosen)
 
 
 def make_scheduler(name: SamplerName, schedule: NoiseScheduleConfig) -> Any:

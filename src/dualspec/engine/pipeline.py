@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dualspec.audio.delivery import samples_of_length
 from dualspec.bundle import embedded_bundle, read_index
 from dualspec.config import from_dict
 from dualspec.diffusion.objective import NoiseScheduleConfig
@@ -128,9 +129,7 @@ class OnnxPipeline:
         Raises:
             ValueError: a setting is out of its range, or needs torch.
         """
-        changes = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "sampler": sampler}
-        chosen = {name: value for name, value in changes.items() if value is not None}
-        sampling: SamplingConfig = replace(self.config.sampling, **chosen)
+        sampling: SamplingConfig = self.config.sampling.changed(num_inference_steps, guidance_scale, sampler)
         if not is_served(self._schedule, sampling.sampler):
             raise ValueError(f"sampler must be dpmpp for engine onnx, got {sampling.sampler}; say --engine torch")
         return sampling
@@ -141,14 +140,7 @@ class OnnxPipeline:
         Raises:
             ValueError: the model cannot do that length.
         """
-        if audio_length_in_s is None:
-            return self.config.num_samples
-        if not 0.1 <= audio_length_in_s <= self.max_duration_s:
-            raise ValueError(
-                f"audio_length_in_s must be 0.1 to {self.max_duration_s:g}, got {audio_length_in_s:g}; "
-                "the model was trained on clips of that length, lay several clips end to end for more"
-            )
-        return round(audio_length_in_s * self.sample_rate)
+        return samples_of_length(audio_length_in_s, self.config.num_samples, self.sample_rate)
 
     def __call__(
         self,
