@@ -12,6 +12,7 @@ from dualspec.audio.azimuth import sector_grid_deg
 from dualspec.audio.binaural import normalize_peak, render
 from dualspec.audio.hrir import HrirSet, load_sofa, spherical_head
 from dualspec.audio.waveform import crop_or_pad, read_waveform, write_waveform
+from dualspec.evaluation.clip_scores import COLUMNS, read_clip_scores
 from dualspec.evaluation.clips import Conversion, list_clips
 from dualspec.evaluation.distribution_metrics import frechet_distance
 from dualspec.evaluation.embedders import Embedding, load_embedder
@@ -332,7 +333,9 @@ def test_the_judgement_is_written_with_its_warning(clips_folder: Path, tmp_path:
     clips = list_clips(clips_folder)
     embedder = {"name": "bands", "sha256": "b" * 64}
     write_judgement(tmp_path, judge(clips, clips, measurer=measurer(), localizer=facts, embedder=embedder))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.png", "cues.png", "result.json", "result.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("clips.csv", "confusion.png", "cues.png", "result.json", "result.md")
+    ]
     text = (tmp_path / "result.md").read_text()
     assert "**the judge itself is right on only 58.3 %" in text and "embedder: bands, SHA-256 bbbbbbbbbbbb" in text
     assert text.count("\n| ") > 12 and "psnr_db: absent, every clip equals its reference" in text
@@ -348,3 +351,35 @@ def test_a_damaged_cache_is_named(clips_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "clips.jsonl").write_text('{"sha256": "a"}\n')
     with pytest.raises(ValueError, match=r"clips\.jsonl:1 must be a measurement"):
         Cache(tmp_path)
+
+
+def test_scores_of_clips_add_up_to_the_judgement(rendered: Any, tmp_path: Path) -> None:
+    head, azimuths, ears = rendered
+    noise = 0.05 * torch.randn(ears.shape, generator=torch.Generator().manual_seed(1))
+    asked = azimuths.roll(1)  # most clips lie a sector beside what was asked for
+    true = list_clips(write_folder(tmp_path / "true", asked, ears))
+    own = list_clips(write_folder(tmp_path / "own", asked, ears + noise, event="Rain"))
+    for hrir_set in (None, head):
+        result = judge(own, true, measurer=measurer(), hrir_set=hrir_set)
+        write_judgement(tmp_path, result)
+        rows = read_clip_scores(tmp_path / "clips.csv")
+        assert [row["file"] for row in rows] == [clip.path.name for clip in own] and {"Rain"} == {
+            row["event"] for row in rows
+        }
+        column = {name: torch.tensor([row[name] for row in rows]).double() for name in COLUMNS[3:]}
+        for name in ("psnr_db", "ssim", "kl"):
+            assert column[name].mean().item() == pytest.approx(result["quality"]["mean"][name], rel=1e-4)
+        for name in ("itd_error_us", "ild_error_db"):
+            assert column[name].median().item() == pytest.approx(result["direction"][f"median_{name}"], rel=1e-4)
+        right = (column["heard_deg"] == column["azimuth_deg"]).double().mean().item()
+        assert right == pytest.approx(result["direction"]["azimuth_accuracy"], abs=1e-6) and 1 - right > 0
+        assert "clips" not in json.loads((tmp_path / "result.json").read_text())
+
+
+def test_damaged_scores_of_clips_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="dualspec evaluate"):
+        read_clip_scores(tmp_path / "clips.csv")
+    for text, words in (("file,event\n", "columns"), (",".join(COLUMNS) + "\na.wav,dog,doa,left\n", "line 2")):
+        (tmp_path / "clips.csv").write_text(text)
+        with pytest.raises(ValueError, match=words):
+            read_clip_scores(tmp_path / "clips.csv")

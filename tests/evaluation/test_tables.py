@@ -12,6 +12,7 @@ from dualspec.evaluation.tables import (
     Shelf,
     Size,
     Weights,
+    event_table,
     hash_weights,
     read_results,
     sweep,
@@ -157,3 +158,13 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         read_results(tmp_path)
     with pytest.raises(FileNotFoundError, match="no weights folder"):
         hash_weights(tmp_path / "nowhere")
+
+
+def test_events_least_like_their_references_come_first() -> None:
+    rows = [
+        {"event": "Dog", "azimuth_deg": 90.0, "heard_deg": 90.0, "kl": 1.0, "itd_error_us": 4.0},
+        {"event": "dog", "azimuth_deg": 90.0, "heard_deg": 60.0, "kl": 3.0, "itd_error_us": 8.0},
+        {"event": "rain", "azimuth_deg": 0.0, "heard_deg": 0.0, "kl": 5.0},
+    ]
+    lines = event_table(rows).splitlines()
+    assert lines[2:] == ["| rain | 1 | 5.000 | 100.0 | – | – |", "| dog | 2 | 2.000 | 50.0 | 6 | – |"]

@@ -168,7 +168,9 @@ def evaluate(
         )
     if output is not None:
         write_judgement(output, result)
-    print(json.dumps({key: value for key, value in result.items() if key not in ("rows", "confusion")}, indent=2))
+    print(
+        json.dumps({key: value for key, value in result.items() if key not in ("rows", "confusion", "clips")}, indent=2)
+    )
     if "rows" in result:
         print(markdown_table(result["rows"]))
 

@@ -15,7 +15,7 @@ from dualspec.cli.evaluation import read_head
 if TYPE_CHECKING:
     from dualspec.evaluation.tables import Result, Shelf, Size, Weights
 
-Table = Literal["table1", "table2", "table3", "fig5", "fig6", "fig7"]
+Table = Literal["table1", "table2", "table3", "fig5", "fig6", "fig7", "events"]
 _VARIANTS = ("mel_base", "stft_base", "dualspec", "dualspec_d", "dualspec_p")
 _TIMED_PROMPT = "EVENT: Dog bark & LOCATION: 3 o'clock direction"
 
@@ -88,8 +88,10 @@ def cascade(
 
 
 def report(
-    what: Annotated[Table, typer.Argument(help="Which table or figure of the paper.")],
-    results: Annotated[Path, typer.Argument(help="Folder of results of `dualspec evaluate`; for fig5 of clips.")],
+    what: Annotated[Table, typer.Argument(help="Which table or figure.")],
+    results: Annotated[
+        Path, typer.Argument(help="Folder of results of `dualspec evaluate`; events: of one; fig5: of clips.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Markdown file; figures lie beside it.")],
     weights: Annotated[
         list[Path] | None, typer.Option(help="Folder of weights at hand, beside the embedded model; repeatable.")
@@ -99,7 +101,7 @@ def report(
         bool, typer.Option("--recipes/--no-recipes", help="table2: count the recipes of the paper's sizes (a minute).")
     ] = True,
 ) -> None:
-    """Write a table or figure of the paper from results, its numbers beside ours.
+    """Write a table or figure of the paper from results, its numbers beside ours; events: how well each is made.
 
     A row of ours stands only where the files of weights that made its clips are at hand; the others say so.
     """
@@ -110,6 +112,14 @@ def report(
     if what == "fig5":
         write_text_atomic(output, _spectrograms(results, output))
         print(f"{output}: written")
+        return
+    if what == "events":
+        from dualspec.evaluation.clip_scores import read_clip_scores
+        from dualspec.evaluation.tables import event_table
+
+        rows = read_clip_scores(results / "clips.csv")
+        write_text_atomic(output, event_table(rows) + "\n")
+        print(f"{output}: {len(rows)} clips by event")
         return
     found = read_results(results)
     is_sized = what == "table2"

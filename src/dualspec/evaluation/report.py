@@ -17,12 +17,12 @@ from torch import Tensor
 from dualspec.audio.azimuth import LEFT, RIGHT
 from dualspec.audio.hrir import HrirSet
 from dualspec.evaluation import distribution_metrics, spatial_metrics
+from dualspec.evaluation.clip_scores import View, clip_scores, write_clip_scores
 from dualspec.evaluation.clips import Clip, pair_clips, source_of
 from dualspec.evaluation.figures import confusion_figure, cue_figure
-from dualspec.evaluation.measure import Cache, Measurer, measure, pair_sha256
+from dualspec.evaluation.measure import Cache, Measurer, measure
 from dualspec.files import write_text_atomic
 from dualspec.hearing.cues import CUES, InterauralCues
-from dualspec.hearing.proof import measure_head
 
 FORMAT_VERSION = 1
 
@@ -64,7 +64,7 @@ def judge(
     Paper section VI-C.
     """
     _refuse_own_choice(clips, measurer)
-    view = _View(measurer, Cache(None) if cache is None else cache)
+    view = View(measurer, Cache(None) if cache is None else cache)
     partners = pair_clips(clips, references) if references is not None and paired else None
     pairs = list(zip(partners, clips, strict=True)) if partners is not None else []
     others = partners if partners is not None else list(references or ())
@@ -85,6 +85,7 @@ def judge(
     for name in ("copied_mono", "resampled"):
         count = sum(view.of("cues", clip)[name] for clip in [*clips, *others])
         result |= {f"num_{name}": count} if count else {}
+    result["clips"] = clip_scores(view, clips, partners, hrir_set)
     return result | {"absent": absent}
 
 
@@ -100,30 +101,14 @@ def _refuse_own_choice(clips: Sequence[Clip], measurer: Measurer) -> None:
             )
 
 
-class _View:
-    """The cache as this judgement sees it."""
-
-    def __init__(self, measurer: Measurer, cache: Cache) -> None:
-        self.how, self.cache, self.keys = measurer, cache, measurer.kinds
-
-    def of(self, kind: str, clip: Clip) -> dict[str, Any]:
-        return self.cache.values[self.keys[kind], clip.sha256]
-
-    def embeddings(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
-        """Return embeddings (N, 2, D) and logits (N, 2, C)."""
-        own = [self.cache.embedding((self.keys["embedder"], clip.sha256)) for clip in clips]
-        embeddings, logits = zip(*own, strict=True)
-        return torch.stack(embeddings), torch.stack(logits)
-
-
 def _quality(
-    view: _View, clips: Sequence[Clip], others: Sequence[Clip], pairs: list[tuple[Clip, Clip]], absent: dict[str, str]
+    view: View, clips: Sequence[Clip], others: Sequence[Clip], pairs: list[tuple[Clip, Clip]], absent: dict[str, str]
 ) -> dict[str, dict[str, float]]:
     """Return the metrics of equations (17) to (20) for each ear, and their mean; compat has the left ear alone."""
     ears = {"left": LEFT} if view.how.mode == "compat" else {"left": LEFT, "right": RIGHT}
     quality: dict[str, dict[str, float]] = {ear: {} for ear in ears}
     if pairs:
-        rows = [view.cache.values[view.how.pair_kind, pair_sha256(*pair)] for pair in pairs]
+        rows = view.likeness(pairs)
         for ear, index in ears.items():
             quality[ear] |= _likeness(rows, index, compat=view.how.mode == "compat")
         for name in ("psnr_db", "ssim"):
@@ -155,7 +140,7 @@ def _likeness(rows: Sequence[dict[str, Any]], ear: int, *, compat: bool) -> dict
 
 
 def _distributions(
-    view: _View,
+    view: View,
     clips: Sequence[Clip],
     others: Sequence[Clip],
     paired: bool,
@@ -183,7 +168,7 @@ def _distributions(
 
 
 def _direction(
-    view: _View, clips: Sequence[Clip], partners: list[Clip] | None, hrir_set: HrirSet | None, absent: dict[str, str]
+    view: View, clips: Sequence[Clip], partners: list[Clip] | None, hrir_set: HrirSet | None, absent: dict[str, str]
 ) -> dict[str, Any]:
     """Compare where clips are with where they were asked for. Equations (21), (22)."""
     chosen = [index for index, clip in enumerate(clips) if clip.azimuth_deg is not None]
@@ -196,8 +181,8 @@ def _direction(
     asked = [clips[index] for index in chosen]
     true_clips = [partners[index] for index in chosen] if partners is not None else None
     azimuths = torch.tensor([clip.azimuth_deg for clip in asked], dtype=torch.float64)
-    cues = _cues(view, asked)
-    targets, words = _targets(view, asked, true_clips, azimuths, hrir_set)
+    cues = view.cues(asked)
+    targets, words = view.targets(asked, true_clips, hrir_set)
     if targets is None:
         names = ("median_itd_error_us", "median_ild_error_db", "median_coherence_error")
         absent |= dict.fromkeys(names, "neither a head nor references")
@@ -223,28 +208,8 @@ def _direction(
     return {"direction": direction} | result
 
 
-def _targets(
-    view: _View, clips: Sequence[Clip], true_clips: Sequence[Clip] | None, azimuths: Tensor, hrir_set: HrirSet | None
-) -> tuple[InterauralCues | None, str]:
-    """Return the cues (N,) that clips should have, if anything says so, and where they come from."""
-    if hrir_set is not None:
-        head = measure_head(hrir_set, azimuths_deg=azimuths.unique(sorted=True).tolist())
-        power = torch.tensor([view.of("cues", clip)["band_power"] for clip in clips], dtype=torch.float64)
-        return head.targets_of(power, azimuths.tolist()), f"each clip's own spectrum through {hrir_set.name}"
-    return (None, "none") if true_clips is None else (_cues(view, true_clips), "the reference clips")
-
-
-def _cues(view: _View, clips: Sequence[Clip]) -> InterauralCues:
-    rows = [view.of("cues", clip) for clip in clips]
-    columns = {}
-    for name in CUES:
-        values = [float("nan") if row[name] is None else row[name] for row in rows]
-        columns[name] = torch.tensor(values, dtype=torch.bool if name in ("audible", "timed") else torch.float64)
-    return InterauralCues(**columns)
-
-
 def _localized(
-    view: _View, clips: Sequence[Clip], azimuths: Tensor, true_clips: Sequence[Clip] | None
+    view: View, clips: Sequence[Clip], azimuths: Tensor, true_clips: Sequence[Clip] | None
 ) -> tuple[dict[str, Any], list[list[int]]]:
     """Accuracy, errors and confusions over the clips that have an answer; the others are counted."""
     answers = [view.of("localizer", clip) for clip in clips]
@@ -266,7 +231,9 @@ def _localized(
 
 
 def write_judgement(folder: Path, result: dict[str, Any]) -> None:
-    """Write result.json, result.md and the figures into a folder that exists."""
+    """Write result.json, result.md, clips.csv (every clip's scores) and the figures into a folder that exists."""
+    write_clip_scores(folder / "clips.csv", result["clips"])
+    result = {name: value for name, value in result.items() if name != "clips"}
     write_text_atomic(folder / "result.json", json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
     write_text_atomic(folder / "result.md", markdown(result) + "\n")
     if result.get("rows"):

@@ -13,8 +13,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from dualspec.evaluation.paper_tables import NAMES, NUM_TEST_CLIPS, QUALITY, TABLE_1, TABLE_2, TABLE_3, VAE_NAMES
 from dualspec.evaluation.report import table
+from dualspec.evaluation.spatial_metrics import azimuth_accuracy
 from dualspec.files import read_json, sha256_of
 
 NOT_AT_HAND = "weights not at hand"
@@ -230,6 +234,32 @@ def sweep_table(groups: Mapping[str, Sequence[tuple[float, Result]]], figure: st
         for value, result in points
     ]
     return table(["system", SWEEPS[figure][1], "clips", *_heads(columns)], rows)
+
+
+def event_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write scores of clips (`clip_scores.COLUMNS`) by event: medians, those least like their references first."""
+    events: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        events.setdefault(str(row.get("event", "–")).casefold(), []).append(row)
+    columns = ("kl", "azimuth_accuracy", "median_itd_error_us", "median_ild_error_db")
+    found = []
+    for event, own in events.items():
+        asked = torch.tensor(
+            [(row["azimuth_deg"], row["heard_deg"]) for row in own if {"azimuth_deg", "heard_deg"} <= set(row)]
+        )
+        values = [_median(own, "kl"), azimuth_accuracy(*asked.T) if len(asked) else None]
+        found.append((event, len(own), [*values, _median(own, "itd_error_us"), _median(own, "ild_error_db")]))
+    found.sort(key=lambda row: (-(row[2][0] or 0.0), row[0]))
+    cells = [
+        [event, str(count), *(_cell(name, value) for name, value in zip(columns, values, strict=True))]
+        for event, count, values in found
+    ]
+    return table(["event", "clips", *_heads(columns)], cells)
+
+
+def _median(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = [row[name] for row in rows if name in row]
+    return float(np.median(values)) if values else None
 
 
 def _own_rows(
