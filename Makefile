@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # One thread for each process: more of them only wait for each other on small models.
 TEST_ENV = OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 HF_HUB_OFFLINE=1
 
-.PHONY: help setup demo test test-slow docs lint types check bench format mutants licences sbom audit clean
+.PHONY: help setup demo test test-slow docs lint types check bench format mutants fuzz licences sbom audit clean
 
 help:
 	@echo "make setup   a virtual environment in $(VENV) with everything for development"
@@ -19,7 +19,8 @@ help:
 	@echo "make audit   known vulnerabilities of what stands in $(VENV); asks a server"
 	@echo "make lint    formatting and lint alone"
 	@echo "make bench   the promises of speed, as ratios of one run"
-	@echo "make mutants broken rules, and whether the tests notice (a quarter of an hour)"
+	@echo "make mutants broken rules, and whether the tests notice (half an hour)"
+	@echo "make fuzz    coverage-guided fuzzing of what reads files, MINUTES=30 (Linux, atheris)"
 
 # torch goes first and alone: the other packages then take the build that is there. Without a GPU, the much smaller
 # CPU build can be had by installing it from PyTorch's own index beforehand.
@@ -68,8 +69,20 @@ bench: setup
 	$(BIN)/python benchmarks/run.py --write docs/performance.md
 	$(BIN)/python benchmarks/corpus_throughput.py --clips 100 --rows 20000
 	$(BIN)/python benchmarks/paper_size.py --size tiny
+
 mutants: setup
 	$(TEST_ENV) $(BIN)/python tests/mutations.py
+
+# atheris has wheels for Linux alone, and no test needs it: it gets an environment of its own that sees ours.
+.venv-fuzz/.made: $(VENV)/.setup
+	$(PYTHON) -m venv .venv-fuzz
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > $$(.venv-fuzz/bin/python -c "import site; print(site.getsitepackages()[0])")/ours.pth
+	.venv-fuzz/bin/python -m pip install "atheris>=3.0"
+	@touch $@
+
+MINUTES ?= 30
+fuzz: .venv-fuzz/.made
+	$(TEST_ENV) .venv-fuzz/bin/python tests/fuzz/coverage_guided.py --minutes $(MINUTES)
 
 format: setup
 	$(BIN)/ruff format .
@@ -92,4 +105,4 @@ audit: setup .venv-audit/.made
 	.venv-audit/bin/pip-audit --path $$($(BIN)/python -c "import site; print(site.getsitepackages()[0])")
 
 clean:
-	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.* build dist site .venv-audit sbom.json
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.* build dist site .venv-audit .venv-fuzz sbom.json

@@ -65,7 +65,7 @@ class Fuzz:
                 act(case)
                 counts["accepted"] += 1
             except (ValueError, FileNotFoundError) as error:
-                assert 0 < len(str(error)) <= LONGEST_MESSAGE and is_ours(error), repr(error)
+                check_refusal(error)
                 counts["refused"] += 1
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
@@ -98,15 +98,7 @@ class Fuzz:
     @staticmethod
     def mutated(document: Any) -> st.SearchStrategy[Any]:
         """JSON like `document`: up to three values somewhere in it replaced, taken away, renamed or added."""
-        paths = list(_paths(document))
-
-        def build(draw: random.Random) -> Any:
-            root = [copy.deepcopy(document)]
-            for _ in range(draw.choice((0, 1, 1, 2, 3))):
-                _change(root, draw.choice(paths), draw)
-            return root[0]
-
-        return SEEDS.map(build)
+        return SEEDS.map(lambda draw: changed(document, draw))
 
 
 @pytest.fixture(params=CASES)
@@ -117,6 +109,19 @@ def fuzz(request: pytest.FixtureRequest, memory_bound: None, figure: Callable[[s
 
 def too_late(number: int, frame: object) -> None:
     raise AssertionError(f"a case took more than {SECONDS_PER_CASE} s")
+
+
+def check_refusal(error: BaseException) -> None:
+    """Refuse an error that is long, or that no line of ours raised."""
+    assert 0 < len(str(error)) <= LONGEST_MESSAGE and is_ours(error), repr(error)
+
+
+def changed(document: Any, draw: random.Random) -> Any:
+    """A copy of a JSON value with up to three changes."""
+    root, paths = [copy.deepcopy(document)], list(_paths(document))
+    for _ in range(draw.choice((0, 1, 1, 2, 3))):
+        _change(root, draw.choice(paths), draw)
+    return root[0]
 
 
 def is_ours(error: BaseException) -> bool:
