@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing of what reads strangers' words and files: `make fuzz MINUTES=30`. (F4)
 
-Not part of the suite: needs atheris (libFuzzer for Python). The targets share the minutes, one process each. Good
-inputs, readers and the rule (accepted, or refused by a short error of ours, within 5 s and 2 GiB) are those of the tests
-beside it; libFuzzer makes half of the changes, values inside JSON are changed by the other half. The corpus stays under
+Not part of the suite: needs atheris (libFuzzer for Python). The targets share the minutes, one process each. Inputs,
+readers and the rule (accepted, or refused by a short error of ours, within 5 s and 2 GiB) are those of the tests beside
+it; libFuzzer makes half of the changes, values inside JSON are changed by the other half. The corpus stays under
 --corpus, where the next run goes on. What breaks the rule is kept there, too, as `bad-*`, and the last word is then 1.
 """
 
