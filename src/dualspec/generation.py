@@ -136,7 +136,7 @@ def generate_clips(
         yield write_clip(request.path, candidate.waveform, pipeline.sample_rate, record, options)
         if head is not None:
             rendered, facts_of_head = rerender(candidate.waveform, request.parsed, head)
-            yield write_clip(_rendered_path(request), rendered, pipeline.sample_rate, record | facts_of_head, options)
+            yield write_clip(request.rendered_path, rendered, pipeline.sample_rate, record | facts_of_head, options)
 
 
 def whole_batches(requests: Sequence[ClipRequest], batch_size: int) -> list[list[ClipRequest]]:
@@ -181,7 +181,7 @@ def stands(
     wanted = facts | _asked(request) | {"subtype": options.subtype}
     wanted |= {"sample_rate": options.sample_rate} if options.sample_rate is not None else {}
     wanted |= {"chooser": chooser.facts} if several and chooser is not None else {}
-    for path, source in [(request.path, None), *([(_rendered_path(request), head_facts(head))] if head else [])]:
+    for path, source in [(request.path, None), *([(request.rendered_path, head_facts(head))] if head else [])]:
         try:
             record = read_json(path.with_suffix(".json"))
         except (FileNotFoundError, ValueError):
@@ -272,10 +272,6 @@ def rerender(waveform: Any, parsed: ParsedPrompt, head: Head) -> tuple[Any, dict
 def head_facts(head: Head) -> dict[str, Any]:
     """Return what a record says of a head."""
     return {"name": head.hrir_set.name, "licence": head.hrir_set.licence, "sha256": head.sha256}
-
-
-def _rendered_path(request: ClipRequest) -> Path:
-    return request.path.with_stem(f"{request.path.stem}-rendered")
 
 
 def write_clip(

@@ -136,6 +136,18 @@ def plan(recordings: Sequence[tuple[Path, str]], directions: Sequence[Where], ou
     ]
 
 
+def check_targets(placements: Sequence[Placement]) -> None:
+    """Refuse a plan that would write over one of its own recordings, by whatever name or link.
+
+    Raises:
+        ValueError: it would; the file is named.
+    """
+    sources = {(status.st_dev, status.st_ino) for status in (path.stat() for path in {p.source for p in placements})}
+    for wanted in placements:
+        if wanted.target.exists() and ((status := wanted.target.stat()).st_dev, status.st_ino) in sources:
+            raise ValueError(f"output must leave the recordings alone, got {wanted.target}, which is one; rename it")
+
+
 def _name(where: Where) -> str:
     if not isinstance(where, AzimuthPath):
         return azimuth_name(where)

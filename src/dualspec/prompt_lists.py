@@ -5,7 +5,7 @@ A list is all that generation, baselines and the judge share: clips of one list 
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,16 @@ from typing import Any
 from dualspec.audio.azimuth import NUM_SECTORS, azimuth_name, check_azimuth_deg, circular_error_deg, class_azimuth_deg
 from dualspec.data.manifest import Split, json_lines
 from dualspec.data.selection import draw_pairs, split_rows
-from dualspec.files import parse_json, write_text_atomic
+from dualspec.files import parse_json, read_json, write_text_atomic
 from dualspec.text.lexicon import LexiconSplit, LocationStyle
 from dualspec.text.prompts import ParsedPrompt, blank_location, draw_location_style, parse_prompt, prompt_for
 
 AUDIO_SUFFIXES = (".wav", ".flac")
 MAX_PROMPT_FILE_BYTES = 1 << 20
 MAX_ROWS = 100_000
+MAX_NAME_BYTES = 240  # of the 255 that file systems allow: "-rendered" and another suffix must fit, too
 _SLUG_CHARS = 48
+_NO_NAME = re.compile("[\0\ud800-\udfff]")  # what no file system takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,11 @@ class ClipRequest:
     path: Path  # sound file; picture and JSON have its name with another suffix
     best_of: int = 1  # candidates, with seeds counting up; the best placed is kept
     location_blanked: bool = False  # the LOCATION was taken out of what the model reads (control experiment)
+
+    @property
+    def rendered_path(self) -> Path:
+        """Sound file of the clip as heard through another head."""
+        return self.path.with_stem(f"{self.path.stem}-rendered")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +56,11 @@ class PromptRow:
 
     def __post_init__(self) -> None:
         """Refuse names that lead elsewhere and impossible numbers."""
-        if Path(self.file).name != self.file or Path(self.file).suffix.lower() not in AUDIO_SUFFIXES:
+        is_short = len(self.file.encode("utf-8", "surrogatepass")) <= MAX_NAME_BYTES and not _NO_NAME.search(self.file)
+        if not is_short or Path(self.file).name != self.file or Path(self.file).suffix.lower() not in AUDIO_SUFFIXES:
             raise ValueError(
-                f"file must be a plain name ending in .wav or .flac, got {self.file!r:.80}; correct the list"
+                f"file must be a plain name of at most {MAX_NAME_BYTES} bytes ending in .wav or .flac, "
+                f"got {self.file!r:.80}; correct the list"
             )
         if self.azimuth_deg is not None:
             check_azimuth_deg(self.azimuth_deg)
@@ -214,6 +223,28 @@ def plan_manifest_clips(
         )
         for row, parsed in rows
     ]
+
+
+def check_records(files: Iterable[Path]) -> None:
+    """Refuse sound files whose record (NAME.json) would take the place of another's, or of a file that is no record.
+
+    Raises:
+        ValueError: there is one; the file is named.
+    """
+    records: set[Path] = set()
+    for file in files:
+        record = file.with_suffix(".json")
+        if record in records:
+            raise ValueError(f"output must be one name for each sound, got {record} twice; rename one of them")
+        records.add(record)
+        try:
+            found = read_json(record) if record.exists() else None
+        except ValueError:
+            found = {}
+        if found is not None and not (isinstance(found, dict) and {"num_samples", "sha256"} <= found.keys()):
+            raise ValueError(
+                f"output must leave {record} alone, got {file}, whose record it would be; rename one of them"
+            )
 
 
 def event_rows(

@@ -106,6 +106,9 @@ def exit_code(error: BaseException) -> tuple[int, str]:
 
 def run(app: typer.Typer, arguments: list[str]) -> int:
     """Run the command line and return its exit code."""
+    for name in ("stdout", "stderr"):  # one that was closed (`>&-`) takes what is said, and the next file is not it
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     with _termination_raises():

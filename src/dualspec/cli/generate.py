@@ -103,12 +103,16 @@ def generate(
     model, are kept. Several processes share it: torchrun --nproc-per-node N -m dualspec generate --manifest ...
     """
     said = SimpleNamespace(**locals())
+    from dualspec.prompt_lists import check_records
+
     if target_head is not None and not proof:
         refuse("--target-head must come with the proof, got --no-proof; leave one of them out")
     requests = _requests(said)
     if any(request.parsed.azimuth is None for request in requests) and (sofa is not None or best_of > 1):
         words = "--sofa" if sofa is not None else "--best-of"
         refuse(f"{words} must have prompts that name a direction, got one without; leave --allow-no-direction out")
+    with usage():
+        check_records(path for one in requests for path in ([one.path, one.rendered_path] if sofa else [one.path]))
     _write(said, requests)
 
 
@@ -119,7 +123,7 @@ def _write(said: SimpleNamespace, requests: list[ClipRequest]) -> None:
     from dualspec.files import remove_leftovers
     from dualspec.generation import OutputOptions, generate_clips, model_facts, run_facts, stands, whole_batches
 
-    rank, num_processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, num_processes = _share()
     folder = said.model if said.model is not None else embedded_bundle()
     pipeline = _pipeline(said, folder)
     with usage():
@@ -162,6 +166,16 @@ def _write(said: SimpleNamespace, requests: list[ClipRequest]) -> None:
             _report(clip)
     if judge is not None and "warning" in judge.facts:
         print(f"heard by the localizer {judge.facts['name']!r}: {judge.facts['warning']}")
+
+
+def _share() -> tuple[int, int]:
+    """Return the number of this process and of all that share the clips, as torchrun says them; 0 of 1 without."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return 0, 1
+    rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
+        refuse(f"RANK must be 0 to WORLD_SIZE - 1, got {rank!r:.20} of {size!r:.20}; unset both, or start by torchrun")
+    return int(rank), int(size)
 
 
 def _pipeline(said: SimpleNamespace, folder: Path) -> DualSpecPipeline | OnnxPipeline:

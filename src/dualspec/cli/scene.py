@@ -54,6 +54,11 @@ def scene(
         refuse(f"--output must end in {' or '.join(suffixes)}, got {str(output or 'none')!r}; name the file to write")
     if output is not None and output.with_suffix(".json").resolve() == file.resolve():
         refuse(f"--output must have another name than {file}, got {str(output)!r}; its record would replace the scene")
+    if output is not None and not plan:
+        from dualspec.prompt_lists import check_records
+
+        with usage():
+            check_records([output])
     from dualspec.diffusion.variant import VariantConfig
     from dualspec.model_folder import embedded_bundle
     from dualspec.training.weights import read_config

@@ -62,6 +62,8 @@ def spatialize(
     if is_file:
         (source, name), where = recordings[0], directions[0]
         plan = [placing.Placement(source=source, name=name, where=where, target=output)]
+        with usage():
+            placing.check_targets(plan)
         output.parent.mkdir(parents=True, exist_ok=True)
         (row,) = placing.render_files(plan, head, form)
         if "reason" in row:
@@ -87,10 +89,12 @@ def _fill(folder: Path, plan: list[Any], head: Any, form: Any) -> None:
     """Write the files of a plan and their lists."""
     from dualspec.cli.console import progress_bar
     from dualspec.files import remove_leftovers
-    from dualspec.placing import read_list, render_files, write_lists
+    from dualspec.placing import check_targets, read_list, render_files, write_lists
 
     if len({wanted.target for wanted in plan}) < len(plan):
         refuse("paths must differ in where they begin or end, got two of one name; render them into two folders")
+    with usage():
+        check_targets(plan)
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     read_list(folder)

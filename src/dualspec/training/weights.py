@@ -70,6 +70,7 @@ def save_state(
 
     Raises:
         ValueError: a tensor is not finite as `dtype`; nothing is written.
+        FileExistsError: the folder holds something else than weights.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     for name, value in state.items():
@@ -78,6 +79,8 @@ def save_state(
             if not torch.isfinite(state[name]).all():
                 raise ValueError(f"weights must be finite, got NaN or infinity in {name}; nothing was written")
     folder = Path(folder)
+    if folder.exists() and not (folder / CONFIG_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"weights must go to a new folder or replace others, got {folder}; name another")
     temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
