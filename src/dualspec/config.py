@@ -84,7 +84,7 @@ def from_dict(cls: type[T], data: Any, *, where: str = "config", require_all: bo
         return cls(**values)
     except ValueError as error:
         joint = "." if re.split(r"\W", str(error), maxsplit=1)[0] in keys else ": "  # it may begin with the field
-        raise ValueError(f"{where}{joint}{error}") from error
+        raise ValueError(f"{where}{joint}{error!s:.600}") from error
 
 
 def override(config: T, assignments: Sequence[str]) -> T:

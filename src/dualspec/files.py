@@ -65,9 +65,31 @@ def all_or_nothing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that processes of this machine left behind when they were killed."""
-    for path in folder.glob(f".tmp-{_machine()}-*"):
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder, made where there is none, against other processes for as long as the block lasts.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lifts it when the process dies
+        except BlockingIOError:
+            raise BlockingIOError(f"{folder} must be free, got one that another process fills; wait for it") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path, *, below: bool = False) -> None:
+    """Remove the temporary files that killed processes of this machine left in a folder, or anywhere below it."""
+    pattern = f".tmp-{_machine()}-*"
+    for path in [*(folder.rglob(pattern) if below else folder.glob(pattern))]:
         number = path.name.split("-")[2]
         if number.isdigit() and not _is_alive(int(number)):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -99,6 +99,8 @@ def exit_code(error: BaseException) -> tuple[int, str]:
             return NO_INPUT, _of_system(error)
         case OSError():
             return IO_ERROR, _of_system(error)
+        case UnicodeEncodeError() if sys.getfilesystemencoding() != "utf-8":
+            return IO_ERROR, f"names must be {error.encoding} in this locale, got others; set LC_ALL=C.UTF-8"
         case ValueError() if _raised_by_us(error):
             return BAD_DATA, message
     return BUG, message

@@ -29,7 +29,7 @@ from dualspec.data.manifest import (
     write_manifest,
 )
 from dualspec.data.shards import ShardTask, build_shard, die_with_parent
-from dualspec.files import read_json, write_text_atomic
+from dualspec.files import held, read_json, remove_leftovers, write_text_atomic
 
 if TYPE_CHECKING:
     from dualspec.audio.hrir import HrirSet
@@ -97,7 +97,7 @@ def prepare(
         FileNotFoundError: A corpus is absent.
         ValueError: A setting or list is bad, `out_dir` holds a corpus made with other settings, or too many clips are
             damaged.
-        OSError: A worker ended without a word, or the disk refuses.
+        OSError: A worker ended without a word, the disk refuses, or another process prepares the same folder.
 
     Paper section V-C.
     """
@@ -119,19 +119,20 @@ def prepare(
         "max_clip_seconds": max_clip_seconds,
         "render": _render_fingerprint(render_to, hrir_set),
     }
-    _claim(out_dir, settings)
-    tasks = _tasks(kept, splits, out_dir, settings, render_to, _grid_hrirs(hrir_set, sample_rate))
-    _remove_stale(out_dir, tasks, render_to)
-    missing = [task for task in tasks if not _is_done(task)]
-    if missing:  # a manifest must never stand beside shards of another run
-        (out_dir / MANIFEST_NAME).unlink(missing_ok=True)
-    _run(missing, workers, len(tasks))
-    rows: list[ManifestRow] = []
-    for task in tasks:
-        journal = read_json(task.journal, max_bytes=_MAX_JOURNAL_BYTES)
-        rows += [row_from_dict(row, str(task.journal)) for row in journal["rows"]]
-        rejects += [RejectRow(**reject) for reject in journal["rejects"]]
-    return _publish(out_dir, settings, rows, rejects, num_candidates, max_bad_fraction)
+    with held(out_dir):
+        _claim(out_dir, settings)
+        tasks = _tasks(kept, splits, out_dir, settings, render_to, _grid_hrirs(hrir_set, sample_rate))
+        _remove_stale(out_dir, tasks, render_to)
+        missing = [task for task in tasks if not _is_done(task)]
+        if missing:  # a manifest must never stand beside shards of another run
+            (out_dir / MANIFEST_NAME).unlink(missing_ok=True)
+        _run(missing, workers, len(tasks))
+        rows: list[ManifestRow] = []
+        for task in tasks:
+            journal = read_json(task.journal, max_bytes=_MAX_JOURNAL_BYTES)
+            rows += [row_from_dict(row, str(task.journal)) for row in journal["rows"]]
+            rejects += [RejectRow(**reject) for reject in journal["rejects"]]
+        return _publish(out_dir, settings, rows, rejects, num_candidates, max_bad_fraction)
 
 
 def assign_splits(clips: Sequence[SourceClip]) -> dict[str, Split]:
@@ -234,7 +235,7 @@ def _name_reject(clip: SourceClip) -> RejectRow:
 
 
 def _claim(out_dir: Path, settings: dict[str, Any]) -> None:
-    """Make the folder, or make sure that it was made with the same settings."""
+    """Make sure that the folder is new, or was made with the same settings."""
     path = out_dir / "settings.json"
     if path.is_file():
         found = read_json(path)
@@ -246,9 +247,8 @@ def _claim(out_dir: Path, settings: dict[str, Any]) -> None:
                 f"{out_dir} must be empty or made with the same settings, got other {names}; take another folder"
             )
         return
-    if out_dir.is_dir() and any(not path.name.startswith(".tmp-") for path in out_dir.iterdir()):
+    if any(not path.name.startswith(".tmp-") for path in out_dir.iterdir()):
         raise ValueError(f"{out_dir} must be empty or a prepared corpus, got other files; take another folder")
-    out_dir.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, json.dumps(settings, indent=2) + "\n")
 
 
@@ -303,10 +303,10 @@ def _remove_stale(out_dir: Path, tasks: Sequence[ShardTask], render_to: str | Pa
     """Remove what an interrupted run or a longer list of clips has left."""
     wanted = {task.journal.name for task in tasks} | {Path(task.shard).name for task in tasks}
     stale = [path for path in (out_dir / "shards").glob("shard-*") if path.name not in wanted]
-    for folder in (out_dir, render_to):
-        stale += Path(folder).rglob(".tmp-*") if folder is not None else ()
-    for path in stale:
+    for path in (*stale, *out_dir.rglob(".tmp-*")):
         path.unlink()
+    if render_to is not None:  # a folder that may hold much else
+        remove_leftovers(Path(render_to), below=True)
 
 
 def _run(tasks: Sequence[ShardTask], workers: int, num_all: int) -> None:
