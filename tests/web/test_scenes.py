@@ -66,3 +66,54 @@ def test_a_scene_can_be_cancelled(start, wait_for):
     service.studio.go.set()
     job = service.over(path)
     assert job["state"] == "cancelled" and job["clips"] == []
+
+
+def test_scenes_wait_in_the_queue_of_all_jobs(start, wait_for):
+    service = start(queue_size=1)
+    service.studio.go.clear()
+    first = service.job()
+    wait_for(lambda: service.ask("GET", first).json["state"] == "running")
+    second = service.ask("POST", "/api/scenes", SCENE)
+    assert second.status == 202 and second.json["queue_position"] == 1
+    refused = service.ask("POST", "/api/scenes", SCENE)
+    assert refused.status == 503 and int(refused.headers["retry-after"]) >= 1
+    assert service.ask("POST", "/api/scenes/plan", SCENE).status == 200  # makes nothing, and so waits for nothing
+    service.app.state.service.jobs.drain()
+    for path in ("/api/scenes", "/api/scenes/plan"):
+        assert service.ask("POST", path, SCENE).status == 503
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [({"deadline_s": 0.3}, "job must end within 0.3 s"), ({"abandoned_s": 0.3}, "nobody asked for it in 0.3 s")],
+)
+def test_scenes_have_the_times_of_all_jobs(start, wait_for, limits, words):
+    service = start(**limits)
+    service.studio.step_s = 0.6
+    path = service.ask("POST", "/api/scenes", SCENE).headers["location"]
+    jobs = service.app.state.service.jobs
+    task = jobs.find(path.rpartition("/")[2])
+    wait_for(lambda: task.over is not None)
+    assert words in task.error and task.clips == [] and task.step < 4 and jobs.running is None
+
+
+def test_long_scenes_count_as_many_clips(start, wait_for):
+    """What is kept is bounded by its length, too: two minutes are 24 clips."""
+    service = start(kept_clips=25)
+    long = SCENE | {"duration_s": 119.0}
+    first, second = (service.ask("POST", "/api/scenes", long).headers["location"] for _ in range(2))
+    service.over(second)
+    wait_for(lambda: service.ask("GET", first).status == 404)
+    assert service.ask("GET", f"{second}/clips/0/audio").status == 200
+
+
+@pytest.mark.parametrize("path", ["/api/scenes", "/api/scenes/plan"])
+def test_bodies_of_scenes_are_limited_in_size_and_work(plain, path):
+    event = b'{"text":"rain","azimuth_deg":1}'
+    many = b'{"events":[' + b",".join([event] * 2_000) + b"]}"
+    answer = plain.ask("POST", path, many, {"content-type": "application/json"})
+    assert answer.status == 422 and answer.json["error"] == "events must be 1 to 64 items, got 2000; choose within"
+    assert plain.ask("POST", path, many * 2, {"content-type": "application/json"}).status == 413
+    for body in (b"", b"{", b"[" * 60_000, b"\xff\xfe", b"null", b'{"events": 3}', b'{"events": [{"path": {}}]}'):
+        answer = plain.ask("POST", path, body, {"content-type": "application/json"})
+        assert answer.status in (400, 422) and len(answer.json["error"]) < 400, body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -213,6 +214,41 @@ def test_s3_a_body_that_does_not_come_is_given_up(start):
     words = "POST /api/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"
     with service.open(words) as connection:
         assert connection.recv(12) == b"HTTP/1.1 408"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", "GET / HT", "GET / HTTP/1.1\r\nhost: localhost\r\n", "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\nG"],
+)
+def test_s3_a_head_that_does_not_come_is_given_up(start, monkeypatch, words):
+    """Otherwise 256 silent clients would shut everybody out."""
+    monkeypatch.setattr("dualspec.web.serving.PatientProtocol.head_s", 0.5)
+    service = start()
+    with service.open(words) as connection:
+        connection.settimeout(4)
+        while connection.recv(1000):
+            pass
+    assert service.ask("GET", "/healthz").status == 200
+
+
+def test_s3_an_answer_that_is_not_taken_is_given_up(start, monkeypatch):
+    for name in ("head_s", "answer_s"):
+        monkeypatch.setattr(f"dualspec.web.serving.PatientProtocol.{name}", 0.5)
+    service, sound = start(), b"x" * 15_000_000
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", service.port))
+        head = f"POST /api/spatialize?azimuth_deg=0 HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(sound)}\r\n\r\n"
+        connection.sendall(head.encode() + sound)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        time.sleep(2.5)
+        connection.settimeout(4)
+        taken = 0
+        with contextlib.suppress(ConnectionError):  # reset, or ended when what the system holds has been taken
+            while part := connection.recv(100_000):
+                taken += len(part)
+        assert taken < len(sound)
+    assert service.ask("POST", "/api/spatialize?azimuth_deg=0", sound).body == sound
 
 
 # --- S5 -----------------------------------------------------------------------------------------------------------

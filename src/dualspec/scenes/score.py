@@ -11,6 +11,7 @@ import os
 import types
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dualspec.audio.azimuth import wrap_deg
@@ -210,6 +211,9 @@ def scene_from(data: Any) -> Scene:
     Raises:
         ValueError: it is no scene; the message begins with the field.
     """
+    events = data.get("events") if isinstance(data, dict) else None
+    if isinstance(events, list) and len(events) > MAX_EVENTS:  # before each of them is read
+        raise ValueError(f"events must be 1 to {MAX_EVENTS} items, got {len(events)}; choose within")
     try:
         return from_dict(Scene, data, where="scene")
     except ValueError as error:
@@ -308,8 +312,8 @@ def check_ranges(config: Any) -> None:
     Raises:
         ValueError: the message begins with the field.
     """
-    for name, hint in get_type_hints(type(config), include_extras=True).items():
-        value, rules = getattr(config, name), _rules(hint)
+    for name, rules in _limits(config.__class__).items():
+        value = getattr(config, name)
         size, unit = (len(value), "Length" if isinstance(value, str) else "Items") if _is_sized(value) else (value, "")
         low, high = rules.get(f"min{unit or 'imum'}"), rules.get(f"max{unit or 'imum'}")
         if value is None or (low is None and high is None):
@@ -318,6 +322,12 @@ def check_ranges(config: Any) -> None:
             what = {"": "", "Length": " characters", "Items": " items"}[unit]
             span = f"at most {high}" if low is None else f"{low} to {high}"
             raise ValueError(f"{name} must be {span}{what}, got {size}; choose within")
+
+
+@cache
+def _limits(cls: type) -> dict[str, dict[str, Any]]:
+    """Return what the types of a dataclass say beside the type; reading them takes far longer than a check by them."""
+    return {name: _rules(hint) for name, hint in get_type_hints(cls, include_extras=True).items()}
 
 
 def _is_sized(value: Any) -> bool:

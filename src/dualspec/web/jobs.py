@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MakeClips = Callable[[Order | Scene, Path, Callable[[int, int], None]], "Iterator[WrittenClip]"]
 """From an order, a folder and a callback of (steps done, steps in all), which may raise, to finished clips."""
 STOPPING = "the server is stopping"
+CLIP_S = 5.12  # what one clip counts as where results are bounded
 _Outcome = tuple[JobState, str | None, int]  # state, reason, HTTP status
 _log = logging.getLogger(__name__)
 
@@ -148,10 +149,10 @@ class JobBook:
         now = time.monotonic()
         with self._changed:
             over = sorted((task for task in self._tasks.values() if task.over is not None), key=lambda t: t.over or now)
-            excess = sum(max(1, len(task.clips)) for task in over) - self._settings.kept_clips
+            excess = sum(map(_weight, over)) - self._settings.kept_clips
             for task in over:
                 if excess > 0 or now > (task.over or now) + self._settings.keep_s:
-                    excess -= max(1, len(task.clips))
+                    excess -= _weight(task)
                     del self._tasks[task.id]
                     shutil.rmtree(task.folder, ignore_errors=True)
             for task in self._tasks.values():
@@ -216,6 +217,12 @@ class JobBook:
     def _end(self, task: Task, outcome: _Outcome) -> None:
         task.state, task.error, task.status = outcome
         task.over = time.monotonic()
+
+
+def _weight(task: Task) -> int:
+    """Count the clips of a job; a scene counts as often as a clip of the embedded model would fit into it."""
+    seconds = (clip.record["num_samples"] / clip.record["sample_rate"] for clip in task.clips)
+    return max(1, sum(math.ceil(length_s / CLIP_S) for length_s in seconds))
 
 
 def _in_short(clip: WrittenClip) -> dict[str, Any]:

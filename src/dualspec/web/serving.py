@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dualspec.training.run_lock import run_lock
 from dualspec.web.settings import Settings
@@ -24,8 +25,44 @@ if TYPE_CHECKING:
 
 _PREFIX = "dualspec-serve-"
 _CANCEL_S = 10.0
-_LIMITS = {"http": "h11", "ws": "none", "limit_concurrency": 256, "timeout_graceful_shutdown": 5}
+_LIMITS = {"ws": "none", "limit_concurrency": 256, "timeout_graceful_shutdown": 5}
 _QUIET = {"log_level": "warning", "access_log": False, "server_header": False, "proxy_headers": False}
+
+
+class PatientProtocol(H11Protocol):
+    """Uvicorn's HTTP, patient with slow clients up to a limit, so that they cannot hold all connections for ever."""
+
+    head_s = 20.0  # time for the head of a request to arrive, after the connection or the answer before it
+    answer_s = 300.0  # more time for an answer to be taken
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first head."""
+        super().connection_made(transport)
+        self._wait(self.head_s, self._close, None)
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next head."""
+        last = self.cycle
+        super().on_response_complete()
+        self._wait(self.head_s, self._close, last)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        super().connection_lost(exc)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _wait(self, seconds: float, then: Callable[..., None], *arguments: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(seconds, then, *arguments)
+
+    def _close(self, last: object) -> None:
+        """Close the connection unless a request came after `last`, as soon as its answer is taken or given up."""
+        if self.cycle is last:
+            self.transport.close()
+            self._wait(self.answer_s, self.transport.abort)
 
 
 class Server(uvicorn.Server):
@@ -69,7 +106,7 @@ def listen_on(settings: Settings, port: int) -> Iterator[tuple[socket.socket, st
 
 def build_server(app: FastAPI) -> Server:
     """Put an app behind uvicorn with our limits."""
-    return Server(uvicorn.Config(app, lifespan="on", **_LIMITS, **_QUIET))  # type: ignore[arg-type]
+    return Server(uvicorn.Config(app, lifespan="on", http=PatientProtocol, **_LIMITS, **_QUIET))  # type: ignore[arg-type]
 
 
 async def run(app: FastAPI, listener: socket.socket, settings: Settings, say: Callable[[], None]) -> signal.Signals:
