@@ -399,6 +399,48 @@ MUTANTS = (
         '    chosen = [row for row in rows if row.split != "valid"]',
         "data training/test_latent_bank.py",
     ),
+    Mutant(
+        "a recording is not replaced by its rendering",
+        "placing.py",
+        "        if wanted.target.exists() and ((status := wanted.target.stat()).st_dev, status.st_ino) in sources:",
+        "        if wanted.target == wanted.source and wanted.target.is_symlink():",
+        "test_clumsy_hands.py",
+    ),
+    Mutant(
+        "a file that is no record is not replaced by one",
+        "prompt_lists.py",
+        '        if found is not None and not (isinstance(found, dict) and {"num_samples", "sha256"} <= found.keys()):',
+        "        if found is not None and not isinstance(found, dict):",
+        "test_clumsy_hands.py",
+    ),
+    Mutant(
+        "two do not prepare one folder",
+        "files.py",
+        "            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)",
+        "test_clumsy_hands.py",
+    ),
+    Mutant(
+        "a head that does not come is given up",
+        "web/serving.py",
+        "        self._wait(self.head_s, self._close, None)",
+        "        self._timer = None",
+        "web/test_service.py",
+    ),
+    Mutant(
+        "an answer that is not taken is given up",
+        "web/serving.py",
+        "            self._wait(self.answer_s, self.transport.abort)",
+        "            pass",
+        "web/test_service.py",
+    ),
+    Mutant(
+        "long scenes count as many clips",
+        "web/jobs.py",
+        "    return max(1, sum(math.ceil(length_s / CLIP_S) for length_s in seconds))",
+        "    return max(1, len([*seconds]))",
+        "web/test_scenes.py",
+    ),
 )
 
 

@@ -135,6 +135,15 @@ def _pairs() -> list[tuple[str, str]]:
     return [(stem, azimuth) for stem in ("dog", "wood-1") for azimuth in ("000", "090")]
 
 
+def test_what_was_made_below_the_recordings_is_none_of_them(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_waveform(folder / "dog.wav", noise(0.2, 16_000), 16_000)
+    for azimuth in (90, 270):
+        dualspec(folder, "-o", folder / "out", "--azimuth", azimuth)
+    assert sorted(path.name for path in (folder / "out").glob("*.wav")) == ["dog-az090.wav", "dog-az270.wav"]
+
+
 def test_silence_and_short_sounds_are_told(tmp_path: Path) -> None:
     write_waveform(tmp_path / "silent.wav", torch.zeros(1, 16_000), 16_000)
     write_waveform(tmp_path / "short.wav", noise(0.1, 16_000), 16_000)

@@ -124,6 +124,23 @@ def test_wrong_answers_are_refused_and_not_stored(
     assert read_answers(serving.results) == []
 
 
+def test_hostile_requests_are_refused_and_nothing_is_stored(serving: Serving) -> None:
+    """The guard is that of the service: hosts, origins, sizes, bodies, paths (S3, S6)."""
+    own = "/api/listeners/ann/trials/1"
+    assert serving.ask("GET", "/api/listeners/ann", headers={"host": "evil.example"})[0] == 400
+    assert serving.ask("POST", own, GOOD, {"origin": "https://evil.example", "host": "localhost"})[0] == 403
+    assert serving.ask("POST", own, GOOD | {"padding": "x" * 70_000})[0] == 413
+    for body in (None, [], "x", 3, {}, [GOOD], GOOD | {"response_s": float("nan")}, GOOD | {"azimuth_deg": 1e999}):
+        status, head, said = serving.ask("POST", own, body)
+        assert status == 422 and "default-src 'none'" in head and len(json.loads(said)["error"]) < 400
+    for text in ("../../etc/passwd", "..%2f..%2fetc%2fpasswd", "%00", "..", "%5c..%5cx", "dog-az000.wav", "clips"):
+        paths = (f"/{text}", f"/api/listeners/{text}", f"/api/listeners/ann/trials/{text}/audio")
+        for status, _, said in (serving.ask("GET", path) for path in paths):
+            assert status in (200, 404, 422) and b"root:" not in said and b"RIFF" not in said
+            assert status != 200 or json.loads(said)["trial"] == 1  # some are names that a listener may have
+    assert read_answers(serving.results) == []
+
+
 def test_every_answer_is_one_that_is_announced(serving: Serving) -> None:
     from hypothesis import HealthCheck, given, settings
 
