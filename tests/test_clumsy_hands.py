@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -118,6 +119,24 @@ def test_two_cannot_prepare_one_folder(recording, tmp_path, capsys):
     assert main([*words, "--render-to", str(tmp_path / "rendered")]) == 0
     assert all(path.read_text() == "mine" for path in theirs) and not left.exists()
     assert len(list((tmp_path / "rendered").rglob("*.wav"))) == 12
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(recording, tmp_path, monkeypatch, capsys):
+    closed, listed = tmp_path / "corpus" / "dog" / "closed", os.scandir
+    closed.mkdir(parents=True)
+    recording.rename(closed.parent / "1.wav")
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    corpus = str(tmp_path / "corpus")
+    for words in (["spatialize", corpus, "--azimuth", "9", "-o"], ["prepare", "--corpus", f"folder={corpus}"]):
+        assert main([*words, str(tmp_path / "out")]) == IO_ERROR
+        assert capsys.readouterr().err == f"error: {closed}: Permission denied\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_weights_do_not_take_the_place_of_another_folder(tmp_path):

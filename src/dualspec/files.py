@@ -86,6 +86,20 @@ def held(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def check_readable(folder: Path) -> None:
+    """Refuse a folder where one below it cannot be listed; `Path.glob` would pass over that in silence.
+
+    Raises:
+        OSError: there is one; the error names it.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for _ in os.walk(folder, onerror=refuse):
+        pass
+
+
 def remove_leftovers(folder: Path, *, below: bool = False) -> None:
     """Remove the temporary files that killed processes of this machine left in a folder, or anywhere below it."""
     pattern = f".tmp-{_machine()}-*"

@@ -20,7 +20,7 @@ from dualspec.audio.movement import AzimuthPath, Waypoint, render_moving
 from dualspec.audio.sofa import MIN_SAMPLE_RATE
 from dualspec.audio.waveform import read_waveform, resample, write_waveform
 from dualspec.data.manifest import REJECTS_NAME, json_lines
-from dualspec.files import parse_json, sha256_of, write_text_atomic
+from dualspec.files import check_readable, parse_json, sha256_of, write_text_atomic
 
 SUFFIXES = (".wav", ".flac")
 READABLE = (*SUFFIXES, ".aif", ".aiff", ".ogg", ".oga", ".opus", ".mp3")
@@ -108,6 +108,7 @@ def list_recordings(sources: Sequence[Path], output: Path) -> list[tuple[Path, s
         if source.is_dir():
             if source.resolve() == output.resolve():
                 raise ValueError(f"output must be another folder than the recordings', got {output} twice; change one")
+            check_readable(source)
             inside = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in READABLE and path.is_file()]
             files = [path for path in inside if not _is_left_out(path.relative_to(source), path, output)]
             if not files:

@@ -24,6 +24,7 @@ from dualspec.data.listings import (
     read_vocabulary,
 )
 from dualspec.data.manifest import SPLITS, Split
+from dualspec.files import check_readable
 
 URBANSOUND8K_CLASSES = (
     "air_conditioner",
@@ -287,6 +288,8 @@ def read_folder(root: Path) -> Iterator[SourceClip]:
     if (root / "labels.csv").exists():
         yield from _listed_folder(root)
         return
+    for label in root.glob("[!.]*/"):
+        check_readable(label)
     files = sorted(path for path in root.glob("[!.]*/**/[!.]*") if path.suffix.lower() in AUDIO_SUFFIXES)
     if not files:
         raise FileNotFoundError(f"{root} must hold LABEL/CLIP.wav files or labels.csv, got neither; check the path")
