@@ -240,7 +240,7 @@ def check_records(files: Iterable[Path]) -> None:
         try:
             found = read_json(record) if record.exists() else None
         except ValueError:
-            found = {}
+            found = None if file.exists() else {}  # beside its sound, it is a damaged record
         if found is not None and not (isinstance(found, dict) and {"num_samples", "sha256"} <= found.keys()):
             raise ValueError(
                 f"output must leave {record} alone, got {file}, whose record it would be; rename one of them"
