@@ -18,6 +18,9 @@ def pack(
     kbps: Annotated[float, typer.Option(min=6, max=256, help="Nominal rate of the Opus clips.")] = 16.0,
     shard_mb: Annotated[float, typer.Option(min=0.01, help="Largest file of clips, 1e6 bytes.")] = 15.0,
     test: Annotated[bool, typer.Option("--test/--no-test", help="Keep the test split, for judging there.")] = True,
+    max_clips: Annotated[
+        int | None, typer.Option(min=1, help="Only so many clips of each split, for a rehearsal.  [default: all]")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Clips coded at a time.")] = 2,
     text: Annotated[
         bool, typer.Option("--text/--no-text", help="Also the text encoder, cut down to the words of the prompts.")
@@ -39,6 +42,7 @@ def pack(
             seconds=seconds,
             max_shard_bytes=round(1e6 * shard_mb),
             splits=("train", "valid", "test") if test else ("train", "valid"),
+            max_clips=max_clips,
             workers=workers,
             on_progress=show,
         )

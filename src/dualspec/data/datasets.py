@@ -87,7 +87,7 @@ def load_clips(
     """
     manifest_dir = Path(manifest_dir)
     every = hold_out(read_manifest(manifest_dir), held_out)
-    rows = _choose(every, split, max_clips)
+    rows = choose(every, split, max_clips)
     if only is not None:
         missing = sorted(set(only) - {row.id for row in every if row.split in (split, "valid")})
         if missing:
@@ -138,7 +138,7 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
             num_samples: Length of every item in samples; None keeps each clip whole.
         """
         self.manifest_dir = Path(manifest_dir)
-        self.rows = _choose(read_manifest(self.manifest_dir), split, None)
+        self.rows = choose(read_manifest(self.manifest_dir), split, None)
         self.num_samples = num_samples
         self._readers: dict[str, Pcm16Reader | OpusReader] = {}
 
@@ -224,7 +224,8 @@ def hold_out(rows: Sequence[ManifestRow], share: float) -> list[ManifestRow]:
     return [replace(row, split="valid") if row.split == "train" and row.recording in chosen else row for row in rows]
 
 
-def _choose(rows: Sequence[ManifestRow], split: Split, max_clips: int | None) -> list[ManifestRow]:
+def choose(rows: Sequence[ManifestRow], split: Split, max_clips: int | None) -> list[ManifestRow]:
+    """Return the rows of a split in their order; of more than `max_clips` those whose ids have the smallest hashes."""
     chosen = [row for row in rows if row.split == split]
     if not chosen:
         found = sorted({row.split for row in rows})

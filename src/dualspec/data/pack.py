@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dualspec.audio.codec import OpusWriter, opus_clip
-from dualspec.data.datasets import open_shard, read_checked
+from dualspec.data.datasets import choose, open_shard, read_checked
 from dualspec.data.manifest import MANIFEST_NAME, ManifestRow, Split, read_manifest, write_manifest
 
 _CHUNK = 64
@@ -29,6 +29,7 @@ def pack_corpus(
     seconds: float = 5.12,
     max_shard_bytes: int = 15 * 2**20,
     splits: Sequence[Split] = ("train", "valid", "test"),
+    max_clips: int | None = None,
     workers: int = 1,
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> list[ManifestRow]:
@@ -41,6 +42,7 @@ def pack_corpus(
         seconds: Longer clips are cut to their beginning.
         max_shard_bytes: Largest shard, but for a clip that is larger itself.
         splits: Splits that are kept.
+        max_clips: Keep this many clips of each split, as `load_clips` chooses them; None keeps all.
         workers: Clips coded at a time.
         on_progress: Gets the share that is done.
 
@@ -58,7 +60,9 @@ def pack_corpus(
         raise ValueError(
             f"seconds must be above 0 and bit_rate 6000 to 256000, got {seconds:g} and {bit_rate}; say 5.12 and 16000"
         )
-    rows = [row for row in read_manifest(corpus) if row.split in splits]
+    every = read_manifest(corpus)
+    chosen = {row.id for split in {row.split for row in every} & set(splits) for row in choose(every, split, max_clips)}
+    rows = [row for row in every if row.id in chosen]
     if not rows:
         raise ValueError(f"splits must be ones that {corpus} has, got {', '.join(splits)}; name another")
     temporary = out_dir.with_name(f".tmp-{out_dir.name}-{os.getpid()}")
