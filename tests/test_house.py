@@ -39,6 +39,7 @@ ROOMS = (
         "scenes",
         "roundtrip",
         "recipes",
+        "stages",
         "accounting",
         "forecast",
         "cascade",
@@ -225,7 +226,7 @@ def test_only_the_command_line_prints() -> None:
 
 
 def test_audio_files_are_opened_in_one_place() -> None:
-    doors = {PACKAGE / "audio" / "waveform.py", PACKAGE / "audio" / "audio_file.py"}
+    doors = {PACKAGE / "audio" / f"{name}.py" for name in ("waveform", "audio_file", "codec")}
 
     def find(file: Path, tree: ast.Module) -> Iterator[Finding]:
         for line, module in imports(tree, ("dualspec",)):

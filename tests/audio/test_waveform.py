@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualspec.audio.audio_file import AudioFileError
+from dualspec.audio.codec import code_and_decode
 from dualspec.audio.waveform import (
     Pcm16Reader,
     Pcm16Writer,
     audio_info,
-    code_and_decode,
     crop_or_pad,
     from_pcm16,
     read_waveform,

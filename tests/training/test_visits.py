@@ -16,9 +16,9 @@ from dualspec.data.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from dualspec.data.selection import Pair, select_pairs, write_pairs
 from dualspec.latents.vae import SpectrogramVae
 from dualspec.recipes import VAE_ROOMS, get_recipe, vae_configs
-from dualspec.text.encoder import build_text_encoder
+from dualspec.text.encoder import TextEncoderConfig, build_text_encoder
 from dualspec.text.prompts import parse_prompt
-from dualspec.training.diffusion_task import DiffusionTask, DiffusionTaskConfig
+from dualspec.training.diffusion_task import DiffusionTask, DiffusionTaskConfig, PromptCache
 from dualspec.training.run import build_task
 from dualspec.training.task import BinauralSource, RenderConfig, StepRandom
 
@@ -171,3 +171,13 @@ def test_each_visit_draws_style_label_and_direction_evenly(task: DiffusionTask) 
         assert chi_square < 35, counts  # 11 degrees of freedom exceed it once in 4,000 draws; the draw is fixed
     both = Counter((one.event, one.azimuth.style) for one in parsed if one.azimuth is not None)
     assert len(both) == 9 and max(both.values()) < 1.3 * min(both.values()), "label and style do not hang together"
+
+
+def test_kept_prompts_are_what_the_encoder_says_whatever_was_asked_before() -> None:
+    encoder = build_text_encoder(TextEncoderConfig(kind="hash", width=8))
+    kept = PromptCache(encoder, 5)
+    for prompts in (["a", "b b"], ["b b", "a", "a"], ["c c c c", ""], ["d", "e e", "f"], ["a", "f", "b b"]):
+        states, mask = kept.encode(prompts, "cpu")
+        expected, own_mask = encoder.encode(prompts)
+        assert torch.equal(mask, own_mask) and torch.equal(states, expected.half().float())
+        assert len(kept.slots) <= 5

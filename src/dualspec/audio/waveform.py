@@ -8,7 +8,6 @@ from __future__ import annotations
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryFile
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
@@ -34,11 +33,7 @@ PCM16_SCALE = 32_768.0
 Subtype = Literal["PCM_16", "PCM_24", "FLOAT"]
 
 _WRITE_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".opus": "OGG"}
-_CODECS: dict[str, tuple[int, int, dict[str, str]]] = {  # range of libsndfile's scale, bit/s
-    "opus": (6_000, 256_000, {"format": "OGG", "subtype": "OPUS"}),
-    "mp3": (8_000, 160_000, {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT"}),
-}
-_OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
+OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 
 
 def audio_info(path: str | Path) -> AudioInfo:
@@ -148,37 +143,6 @@ def write_waveform(
     return gain
 
 
-def code_and_decode(waveform: Tensor, sample_rate: int, codec: Literal["opus", "mp3"], bit_rate: int) -> Tensor:
-    """Send a waveform through a lossy codec; nothing stays on the disk.
-
-    Args:
-        waveform: (C, S) float in [-1, 1].
-        sample_rate: Hz, one that the codec takes.
-        codec: "opus" keeps the time; "mp3" adds its own delay of about 50 ms.
-        bit_rate: Nominal rate of all channels together, bit/s, brought into the codec's range.
-
-    Returns:
-        (C, S) float32 on the CPU.
-
-    Raises:
-        ValueError: the codec is unknown.
-    """
-    if codec not in _CODECS:
-        raise ValueError(f"codec must be {' or '.join(_CODECS)}, got {codec!r}; choose one of them")
-    lowest, highest, kind = _CODECS[codec]
-    rate = bit_rate / len(waveform) if codec == "opus" else bit_rate  # libsndfile's scale is per channel for Opus
-    level = min(1.0, max(0.0, (highest - rate) / (highest - lowest)))
-    import torch
-
-    samples = waveform.detach().to("cpu", torch.float32).numpy().T
-    with TemporaryFile() as stream:  # by its number: a Python stream would be called back, where Ctrl-C gets lost
-        file = stream.fileno()
-        soundfile.write(file, samples, sample_rate, compression_level=level, closefd=False, **kind)
-        stream.seek(0)
-        decoded, _ = soundfile.read(file, dtype="float32", always_2d=True, closefd=False)
-    return crop_or_pad(torch.from_numpy(np.ascontiguousarray(decoded.T)), waveform.shape[-1])
-
-
 def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """Change the sample rate by soxr HQ.
 
@@ -261,6 +225,7 @@ class Pcm16Reader:
             found = f"{self.info.num_channels} channels of {self._file.subtype}"
             self.close()
             raise AudioFileError("unreadable", f"{path} must be mono PCM_16, got {found}; prepare the corpus again")
+        self.sample_rate = self.info.sample_rate
 
     def read(self, offset: int, num_samples: int) -> Tensor:
         """Read a stretch of samples.
@@ -355,8 +320,8 @@ def _output_format(path: Path, subtype: Subtype | None, sample_rate: int) -> tup
     if file_format == "OGG":
         if subtype is not None:
             raise ValueError(f"subtype must be absent for {suffix}, got {subtype!r}; write WAV or FLAC to choose it")
-        if sample_rate not in _OPUS_RATES:
-            raise ValueError(f"sample_rate must be one of {_OPUS_RATES} for Opus, got {sample_rate}; resample first")
+        if sample_rate not in OPUS_RATES:
+            raise ValueError(f"sample_rate must be one of {OPUS_RATES} for Opus, got {sample_rate}; resample first")
         return file_format, "OPUS"
     if subtype == "FLOAT" and file_format == "FLAC":
         raise ValueError("subtype must be PCM_16 or PCM_24 for .flac, got 'FLOAT'; write .wav instead")

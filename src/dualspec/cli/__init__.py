@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from dualspec.cli.build import build
 from dualspec.cli.door import door, run
 from dualspec.cli.evaluation import evaluate, nearest, prompts, roundtrip
 from dualspec.cli.generate import generate
@@ -16,6 +17,7 @@ from dualspec.cli.hearing import audition, localize
 from dualspec.cli.importing import import_weights
 from dualspec.cli.listen import listen
 from dualspec.cli.models import assemble, show
+from dualspec.cli.pack import pack
 from dualspec.cli.prepare import prepare
 from dualspec.cli.results import baseline, cascade, report
 from dualspec.cli.scene import scene
@@ -41,8 +43,10 @@ _VERBS: dict[Callable[..., None], str] = {
     spatialize: "A recording into a direction, through a head.",
     show: "What a recipe is: settings, shapes, sizes.",
     prepare: "Corpora to a data set.",
+    pack: "A data set and a text encoder made small.",
     import_weights: "Published weights to start from.",
     train: "A data set to trained weights.",
+    build: "A data set to a whole model, in given minutes.",
     assemble: "Trained parts to one model.",
     prompts: "A list of prompts, or a whole test set.",
     roundtrip: "True clips through a model's parts.",

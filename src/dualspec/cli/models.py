@@ -119,13 +119,14 @@ def assemble(
 
     dtype = torch.float16 if export == "fp16" else torch.float32
     head = read_head_cues(hrir) if hrir is not None else None
-    events = _labels_of(data) if data is not None else []
-    credits = _credits_of(base, data)
+    events = labels_of(data) if data is not None else []
+    credits = credits_of(base, data)
     assemble_folder(output, sources, settings=settings or (), dtype=dtype, head=head, events=events, credits=credits)
     print(f"{output}: {', '.join(sorted(sources))}")
 
 
-def _base_folder(base: Path) -> Path:
+def base_folder(base: Path) -> Path:
+    """Return a model folder; `default` is the embedded one."""
     from dualspec.model_folder import embedded_bundle
 
     return embedded_bundle() if str(base) == "default" else base
@@ -134,23 +135,24 @@ def _base_folder(base: Path) -> Path:
 def _parts_of(base: Path) -> dict[str, Path]:
     from dualspec.model_folder import read_index
 
-    folder = _base_folder(base)
+    folder = base_folder(base)
     return {name: folder / name for name in read_index(folder)}
 
 
-def _credits_of(base: Path | None, data: Path | None) -> str | None:
+def credits_of(base: Path | None, data: Path | None) -> str | None:
     """Credit the recordings behind a model: those of its base, and those that it was trained on."""
     from dualspec.data.manifest import read_manifest
     from dualspec.model_folder import CREDITS_NAME, read_documents
 
-    lines = read_documents(_base_folder(base)).get(CREDITS_NAME, "").splitlines() if base is not None else []
+    lines = read_documents(base_folder(base)).get(CREDITS_NAME, "").splitlines() if base is not None else []
     rows = [row for row in read_manifest(data) if row.split == "train"] if data is not None else []
     lines = lines or ["id\tlicence\tattribution"]
     lines += [f"{row.id}\t{row.licence}\t{row.attribution}" for row in rows]
     return "\n".join(dict.fromkeys(lines)) + "\n" if len(lines) > 1 else None
 
 
-def _labels_of(data: Path) -> list[str]:
+def labels_of(data: Path) -> list[str]:
+    """Return the labels of a corpus' training clips, the commonest first."""
     from collections import Counter
 
     from dualspec.data.manifest import read_manifest

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from dualspec.audio.hrir import HrirSet
     from dualspec.recipes import Recipe
+    from dualspec.training.loop import RunState
     from dualspec.training.processes import Processes
 
 
@@ -85,12 +86,12 @@ def train(
 
     from dualspec.training.processes import Processes
 
-    chosen = _going_on(chosen, folder, init, settings or ())
+    chosen = going_on(chosen, folder, init, settings or ())
     torch.use_deterministic_algorithms(deterministic)
     with usage():
         processes = Processes.join(device)
     try:
-        stop_signal = _train(
+        state = run_recipe(
             chosen,
             folder,
             processes,
@@ -105,19 +106,20 @@ def train(
         )
     finally:
         processes.leave()
-    _say_how_it_ended(stop_signal, folder, processes)
-
-
-def _say_how_it_ended(stop_signal: int | None, folder: Path, processes: Processes) -> None:
-    if stop_signal is not None:
-        if processes.is_main:
-            note(f"stopped by {signal.Signals(stop_signal).name}; the state is saved, --resume goes on")
-        raise typer.Exit(STOPPED if stop_signal == signal.SIGUSR1 else 128 + stop_signal)
+    say_how_it_ended(state.stop_signal, "--resume goes on", processes)
     if processes.is_main:
         print(f"{folder / 'weights'}: done")
 
 
-def _going_on(recipe: Recipe, folder: Path, init: Path | None, settings: Sequence[str]) -> Recipe:
+def say_how_it_ended(stop_signal: int | None, how: str, processes: Processes) -> None:
+    """End the command with the code of the signal that stopped a training, if any, and say how to go on."""
+    if stop_signal is not None:
+        if processes.is_main:
+            note(f"stopped by {signal.Signals(stop_signal).name}; the state is saved, {how}")
+        raise typer.Exit(STOPPED if stop_signal == signal.SIGUSR1 else 128 + stop_signal)
+
+
+def going_on(recipe: Recipe, folder: Path, init: Path | None, settings: Sequence[str]) -> Recipe:
     """Take target and noise schedule from what the training goes on from, unless they are set by hand."""
     from dataclasses import replace
 
@@ -131,7 +133,7 @@ def _going_on(recipe: Recipe, folder: Path, init: Path | None, settings: Sequenc
     return replace(recipe, task=task)
 
 
-def _train(
+def run_recipe(
     recipe: Recipe,
     folder: Path,
     processes: Processes,
@@ -139,18 +141,19 @@ def _train(
     data: Path,
     heads: list[HrirSet],
     vae_folders: dict[str, Path],
-    max_clips: int | None,
-    pairs: Path | None,
+    max_clips: int | None = None,
+    pairs: Path | None = None,
     resume: bool,
     init: Path | None,
     export_dtype: torch.dtype,
-) -> int | None:
-    """Run the training with a bar on a terminal; return the signal that stopped it, if any."""
+    snapshot: bool = False,
+) -> RunState:
+    """Run the training with a bar on a terminal; return its last state."""
     from dualspec.training.run import build_task
     from dualspec.training.run import train as run_training
 
     with progress_bar(recipe.name, 1.0, as_share=True, hidden=not processes.is_main) as show:
-        state = run_training(
+        return run_training(
             recipe.task,
             recipe.loop,
             folder,
@@ -169,10 +172,10 @@ def _train(
             resume=resume,
             init=init,
             export_dtype=export_dtype,
+            snapshot=snapshot,
             report=lambda line: print(line, flush=True),
             on_progress=show,
         )
-    return state.stop_signal
 
 
 def resolve_recipe(name: str, settings: Sequence[str], max_minutes: float | None = None) -> Recipe:

@@ -4,7 +4,8 @@ Nothing here is random: rendering, crops and prompts are the task's business.
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dualspec.audio.codec import OpusReader
 from dualspec.audio.waveform import Pcm16Reader, crop_or_pad
 from dualspec.data.manifest import ManifestRow, Split, read_manifest
 from dualspec.data.shards import pcm_sha256
@@ -85,7 +87,7 @@ def load_clips(
     """
     manifest_dir = Path(manifest_dir)
     every = hold_out(read_manifest(manifest_dir), held_out)
-    rows = _choose(every, split, max_clips)
+    rows = choose(every, split, max_clips)
     if only is not None:
         missing = sorted(set(only) - {row.id for row in every if row.split in (split, "valid")})
         if missing:
@@ -98,19 +100,17 @@ def load_clips(
     for index, row in enumerate(rows):
         by_shard.setdefault(row.shard, []).append(index)
     for shard, indices in by_shard.items():
-        with Pcm16Reader(manifest_dir / shard) as reader:
-            if sample_rate not in (0, reader.info.sample_rate):
-                raise ValueError(f"{shard} must have {sample_rate} Hz, got {reader.info.sample_rate}; prepare it again")
-            sample_rate = reader.info.sample_rate
-            for index in indices:
-                try:
-                    pcm = _read_checked(reader, rows[index])[:num_samples]
-                except ValueError:
+        with open_shard(manifest_dir / shard) as reader:
+            if sample_rate not in (0, reader.sample_rate):
+                raise ValueError(f"{shard} must have {sample_rate} Hz, got {reader.sample_rate}; prepare it again")
+            sample_rate = reader.sample_rate
+            for index, pcm in zip(indices, _attempts(reader, [rows[index] for index in indices]), strict=True):
+                if isinstance(pcm, ValueError):
                     damaged.append(rows[index].id)
                     if len(damaged) > (max(1.0, max_damaged * len(rows)) if max_damaged else 0):
-                        raise
+                        raise pcm
                     continue
-                waveforms[index, : pcm.shape[0]] = pcm
+                waveforms[index, : pcm.shape[0]] = pcm[:num_samples]
     return ClipBank(
         waveforms=waveforms.to(device),
         lengths=torch.tensor([min(row.num_samples, num_samples) for row in rows]).to(device),
@@ -138,9 +138,9 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
             num_samples: Length of every item in samples; None keeps each clip whole.
         """
         self.manifest_dir = Path(manifest_dir)
-        self.rows = _choose(read_manifest(self.manifest_dir), split, None)
+        self.rows = choose(read_manifest(self.manifest_dir), split, None)
         self.num_samples = num_samples
-        self._readers: dict[str, Pcm16Reader] = {}
+        self._readers: dict[str, Pcm16Reader | OpusReader] = {}
 
     def __len__(self) -> int:
         """Return the number of clips."""
@@ -152,8 +152,8 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
         if row.shard not in self._readers:
             if len(self._readers) >= 64:
                 self.close()
-            self._readers[row.shard] = Pcm16Reader(self.manifest_dir / row.shard)
-        pcm = _read_checked(self._readers[row.shard], row)
+            self._readers[row.shard] = open_shard(self.manifest_dir / row.shard)
+        pcm = read_checked(self._readers[row.shard], row)
         return (pcm if self.num_samples is None else crop_or_pad(pcm, self.num_samples)), index
 
     def __getstate__(self) -> dict[str, object]:
@@ -224,7 +224,8 @@ def hold_out(rows: Sequence[ManifestRow], share: float) -> list[ManifestRow]:
     return [replace(row, split="valid") if row.split == "train" and row.recording in chosen else row for row in rows]
 
 
-def _choose(rows: Sequence[ManifestRow], split: Split, max_clips: int | None) -> list[ManifestRow]:
+def choose(rows: Sequence[ManifestRow], split: Split, max_clips: int | None) -> list[ManifestRow]:
+    """Return the rows of a split in their order; of more than `max_clips` those whose ids have the smallest hashes."""
     chosen = [row for row in rows if row.split == split]
     if not chosen:
         found = sorted({row.split for row in rows})
@@ -238,9 +239,40 @@ def _choose(rows: Sequence[ManifestRow], split: Split, max_clips: int | None) ->
     return [row for row in chosen if row.id in names]
 
 
-def _read_checked(reader: Pcm16Reader, row: ManifestRow) -> Tensor:
-    pcm = reader.read(row.offset, row.num_samples)
-    if pcm_sha256(pcm) != row.sha256:
+def open_shard(path: Path) -> Pcm16Reader | OpusReader:
+    """Open a shard of a prepared corpus, or of a packed one."""
+    return OpusReader(path) if path.suffix == ".opus" else Pcm16Reader(path)
+
+
+def _attempts(reader: Pcm16Reader | OpusReader, rows: Sequence[ManifestRow]) -> Iterator[Tensor | ValueError]:
+    """Yield the clips of rows of one shard, or why one cannot be had; Opus is decoded on all cores."""
+
+    def attempt(row: ManifestRow) -> Tensor | ValueError:
+        try:
+            return read_checked(reader, row)
+        except ValueError as error:
+            return error
+
+    if isinstance(reader, Pcm16Reader):  # of one thread
+        yield from map(attempt, rows)
+        return
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(attempt, rows)
+
+
+def read_checked(reader: Pcm16Reader | OpusReader, row: ManifestRow) -> Tensor:
+    """Read a clip (S,) int16 from its shard and check its SHA-256.
+
+    Raises:
+        ValueError: the shard does not hold what the manifest says.
+    """
+    if isinstance(reader, OpusReader):
+        sha256 = reader.sha256(row.offset)
+        pcm = reader.read(row.offset, row.num_samples) if sha256 == row.sha256 else torch.empty(0)
+    else:
+        pcm = reader.read(row.offset, row.num_samples)
+        sha256 = pcm_sha256(pcm)
+    if sha256 != row.sha256:
         raise ValueError(
             f"{reader.path} must hold clip {row.id} as prepared, got other samples; prepare the corpus again"
         )

@@ -41,11 +41,11 @@ class ManifestRow:
     num_samples: int
     """Length, samples at the corpus' rate."""
     sha256: str
-    """SHA-256 of the little-endian int16 samples."""
+    """SHA-256 of the little-endian int16 samples; of an Opus clip's bytes, as decoders may differ in the last bit."""
     shard: str
     """File that holds the samples, relative to the manifest."""
     offset: int
-    """First sample of the clip in the shard."""
+    """First sample of the clip in the shard; of an Opus clip, its first byte."""
 
     def __post_init__(self) -> None:
         """Check what types alone do not say."""

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from dualspec.audio.azimuth import LEFT, NUM_SECTORS, RIGHT, sector_grid_deg
 from dualspec.audio.binaural import normalize_peak, render_directions
+from dualspec.audio.codec import code_and_decode
 from dualspec.audio.hrir import HrirSet
-from dualspec.audio.waveform import code_and_decode
 from dualspec.evaluation import spatial_metrics
 from dualspec.evaluation.report import table
 from dualspec.features.stft import StftConfig, istft, stft

@@ -25,6 +25,7 @@ from dualspec.text.encoder_files import (
     minilm_package_folder,
     warn_truncated,
 )
+from dualspec.text.pruned import check_words, known_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5Config
@@ -130,15 +131,24 @@ class TextEncoder(nn.Module):
 class TransformerTextEncoder(TextEncoder):
     """A transformers encoder with its tokenizer: MiniLM or T5."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
-        """Freeze the model, whose output must have `last_hidden_state`; the tokenizer is its own."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_tokens: int,
+        words: frozenset[str] | None = None,
+    ) -> None:
+        """Freeze the model, whose output must have `last_hidden_state`; a pruned one knows only these words."""
         super().__init__(int(model.config.hidden_size), max_tokens)
         self.model = model
         self.tokenizer = tokenizer
+        self.words = words
         self.requires_grad_(False)
         self.eval()
 
     def _token_states(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        for prompt in prompts if self.words is not None else ():
+            check_words(self.tokenizer, self.words or frozenset(), prompt)
         full = self.tokenizer(prompts, padding=False, truncation=False, verbose=False)["input_ids"]
         for prompt, tokens in zip(prompts, full, strict=True):
             self._warn_truncated(prompt, len(tokens))
@@ -243,8 +253,10 @@ def _build_minilm(config: TextEncoderConfig) -> TextEncoder:
     if config.max_tokens > limit:
         raise ValueError(f"max_tokens must be at most {limit} for this model, got {config.max_tokens}; say 128")
     tokenizer = _load_tokenizer(folder, local_files_only=True)
-    _check_tokenizer(tokenizer, int(model.config.vocab_size), folder)
-    return TransformerTextEncoder(model, tokenizer, config.max_tokens)
+    words = known_words(folder)
+    if words is None:
+        _check_tokenizer(tokenizer, int(model.config.vocab_size), folder)
+    return TransformerTextEncoder(model, tokenizer, config.max_tokens, words)
 
 
 def _build_t5(config: TextEncoderConfig) -> TextEncoder:

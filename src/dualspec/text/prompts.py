@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dualspec.audio.azimuth import NUM_SECTORS, azimuth_class, check_azimuth_deg, class_azimuth_deg
@@ -49,6 +50,7 @@ class ParsedPrompt:
     """Direction understood from `location`; None when there is none or its words are unknown."""
 
 
+@lru_cache(maxsize=1 << 16)
 def format_prompt(event: str, location: str | None = None) -> str:
     """Fill the prompt template.
 

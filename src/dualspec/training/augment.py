@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from dualspec.audio.azimuth import LEFT, NUM_SECTORS, RIGHT
 from dualspec.audio.binaural import render
-from dualspec.audio.waveform import code_and_decode
+from dualspec.audio.codec import code_and_decode
 from dualspec.features.stft import StftConfig, istft, stft
 from dualspec.training.task import StepRandom
 

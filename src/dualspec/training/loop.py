@@ -276,9 +276,11 @@ class Trainer:
                 self._log("validation", figures)
         self.processes.barrier()
 
-    def export(self, *, dtype: torch.dtype = torch.float32, notes: dict[str, Any] | None = None) -> Path:
-        """Write the averaged weights to `weights/` (process 0), with `notes` beside the facts of the run."""
-        target = self.folder / "weights"
+    def export(
+        self, name: str = "weights", *, dtype: torch.dtype = torch.float32, notes: dict[str, Any] | None = None
+    ) -> Path:
+        """Write the averaged weights to a folder of the run's (process 0), with `notes` beside the facts of the run."""
+        target = self.folder / name
         notes = {
             **(notes or {}),
             "steps": self.state.step,

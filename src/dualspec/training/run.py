@@ -168,6 +168,7 @@ def train(
     resume: bool = False,
     init: Path | None = None,
     export_dtype: torch.dtype = torch.float32,
+    snapshot: bool = False,
     report: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> RunState:
@@ -182,11 +183,12 @@ def train(
         resume: continue from the newest checkpoint.
         init: start from these exported weights.
         export_dtype: of the exported weights.
+        snapshot: where a signal ends the run, export the weights as they are to `snapshot/`.
         report: gets a line of text per log entry.
         on_progress: gets the fraction of the run that is done, after every step.
 
     Returns:
-        The final state; `stop_signal` is set when a signal ended the run, and nothing is exported then.
+        The final state; `stop_signal` is set when a signal ended the run; no `weights/` are exported then.
 
     Raises:
         ValueError: the folder holds a run already, its settings differ, or a decoder has no encoder to go with.
@@ -207,9 +209,10 @@ def train(
             if done and processes.is_main:
                 report(f"resumed at step {done}")
         state = trainer.run()
-        if state.stop_signal is None:
+        if state.stop_signal is None or snapshot:
             origin = folder / ORIGIN_NAME
-            trainer.export(dtype=export_dtype, notes=read_json(origin) if origin.is_file() else {})
+            name = "weights" if state.stop_signal is None else "snapshot"
+            trainer.export(name, dtype=export_dtype, notes=read_json(origin) if origin.is_file() else {})
     return state
 
 

@@ -1,0 +1,63 @@
+"""`dualspec pack`: what a training elsewhere needs, small enough to carry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dualspec.cli.console import print_table, progress_bar
+from dualspec.cli.door import usage
+
+
+def pack(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="New folder, for OUT/corpus and OUT/text.")],
+    data: Annotated[Path, typer.Option(help="What `dualspec prepare` wrote.")],
+    seconds: Annotated[float, typer.Option(min=0.1, help="Longer clips are cut to their beginning.")] = 5.12,
+    kbps: Annotated[float, typer.Option(min=6, max=256, help="Nominal rate of the Opus clips.")] = 16.0,
+    shard_mb: Annotated[float, typer.Option(min=0.01, help="Largest file of clips, 1e6 bytes.")] = 15.0,
+    test: Annotated[bool, typer.Option("--test/--no-test", help="Keep the test split, for judging there.")] = True,
+    max_clips: Annotated[
+        int | None, typer.Option(min=1, help="Only so many clips of each split, for a rehearsal.  [default: all]")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Clips coded at a time.")] = 2,
+    text: Annotated[
+        bool, typer.Option("--text/--no-text", help="Also the text encoder, cut down to the words of the prompts.")
+    ] = True,
+) -> None:
+    """Make a corpus and the text encoder small: Opus clips of the seconds used, and half precision for the words used.
+
+    OUT/corpus is read as any corpus; OUT/text is for `dualspec build --text-encoder` and knows no other words.
+    """
+    from dualspec.data.manifest import read_manifest
+    from dualspec.data.pack import pack_corpus
+    from dualspec.text.pruned import prune_encoder
+
+    with usage(), progress_bar("packing", 1.0, as_share=True) as show:
+        pack_corpus(
+            data,
+            output / "corpus",
+            bit_rate=round(1000 * kbps),
+            seconds=seconds,
+            max_shard_bytes=round(1e6 * shard_mb),
+            splits=("train", "valid", "test") if test else ("train", "valid"),
+            max_clips=max_clips,
+            workers=workers,
+            on_progress=show,
+        )
+        if text:
+            labels = {label for row in read_manifest(data) for label in row.labels}
+            prune_encoder(_prompts_with_all_words(labels), output / "text")
+    files = sorted(path for path in output.rglob("*") if path.is_file())
+    sizes = [path.stat().st_size for path in files]
+    rows = [[str(path), f"{size:,}"] for path, size in zip(files, sizes, strict=True)]
+    print_table(["file", "bytes"], [*rows, ["sum", f"{sum(sizes):,}"]])
+
+
+def _prompts_with_all_words(labels: set[str]) -> list[str]:
+    """Write prompts that hold every word of the closed ones of these labels: each label, and each direction."""
+    from dualspec.text.prompts import closed_prompts, format_prompt
+
+    directions = closed_prompts(["sound"], split="all") + closed_prompts(["sound"], lexicon="paper_like")
+    return [*directions, *(format_prompt(label) for label in sorted(labels))]
