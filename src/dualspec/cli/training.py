@@ -69,8 +69,6 @@ def train(
     """
     if pairs is not None and max_clips is not None:
         refuse("--pairs must not come with --max-clips, got both; the list says which clips are used")
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     with usage():
         chosen = resolve_recipe(recipe, settings or (), max_minutes)
     folder = runs / chosen.name
@@ -87,7 +85,7 @@ def train(
     from dualspec.training.processes import Processes
 
     chosen = going_on(chosen, folder, init, settings or ())
-    torch.use_deterministic_algorithms(deterministic)
+    _set_deterministic(deterministic)
     with usage():
         processes = Processes.join(device)
     try:
@@ -109,6 +107,15 @@ def train(
     say_how_it_ended(state.stop_signal, "--resume goes on", processes)
     if processes.is_main:
         print(f"{folder / 'weights'}: done")
+
+
+def _set_deterministic(deterministic: bool) -> None:
+    """Repeat to the bit on a GPU, too, or not; before CUDA starts."""
+    import torch
+
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def say_how_it_ended(stop_signal: int | None, how: str, processes: Processes) -> None:
