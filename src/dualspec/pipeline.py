@@ -36,12 +36,15 @@ from dualspec.model_folder import (
 from dualspec.synthesis.reconstruct import reconstruct
 from dualspec.synthesis.vocoder import build_vocoder
 from dualspec.text.encoder import TextEncoder, build_text_encoder
+from dualspec.text.prompt_cache import PromptCache
 from dualspec.training.weights import load_module, save_weights
 
 if TYPE_CHECKING:
     from dualspec.pipeline_call import BinauralOutput, Generators, OutputType
 
 FADE_SAMPLES = 160
+MAX_CACHED_PROMPTS = 128
+"""Texts whose states stay in memory: at most 25 MB of the small encoder, 67 MB of FLAN-T5-large."""
 StepEnd = Callable[["DualSpecPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
@@ -83,6 +86,7 @@ class DualSpecPipeline:
         self.config, self.vaes, self.vocoder, self.text_encoder = config, vaes, vocoder, text_encoder
         self.denoiser, self.head, self.events = denoiser, head, list(events)
         self.documents = documents or {}
+        self._prompts = PromptCache(MAX_CACHED_PROMPTS)
         self.pairing = LatentPairing(
             config.pairing, config.latent_shapes({part: vaes[part].config for part in config.parts})
         )
@@ -202,7 +206,7 @@ class DualSpecPipeline:
                 self.config.schedule,
                 sampling,
                 noise=noise[rows],
-                **text_states(self.text_encoder, *words, rows, self.device),
+                **text_states(self._prompts, self.text_encoder, *words, rows, self.device),
                 step_generators=steps[rows],
                 callback=on_step,
             )
@@ -217,7 +221,8 @@ class DualSpecPipeline:
     @torch.no_grad()
     def encode_prompt(self, prompt: str | list[str]) -> tuple[Tensor, Tensor]:
         """Return `prompt_embeds` (P, L, D) and `attention_mask` (P, L) of texts."""
-        return self.text_encoder.encode([prompt] if isinstance(prompt, str) else list(prompt))
+        texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        return self._prompts.encode(self.text_encoder, texts, self.device)
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:

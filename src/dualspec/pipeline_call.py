@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dualspec.diffusion.sampler import initial_noise
 from dualspec.text.encoder import TextEncoder
+from dualspec.text.prompt_cache import PromptCache
 
 OutputType = Literal["pt", "np", "latent"]
 Generators = torch.Generator | list[torch.Generator]
@@ -90,20 +91,17 @@ def read_words(prompt: Given, negative: Given, *, repeats: int, width: int) -> t
 
 
 def text_states(
-    encoder: TextEncoder, prompt: Words, negative: Words, rows: slice, device: torch.device
+    cache: PromptCache, encoder: TextEncoder, prompt: Words, negative: Words, rows: slice, device: torch.device
 ) -> dict[str, Tensor]:
-    """Return what `sample` takes of the text of some clips; words are encoded in one go, each negative prompt once."""
-    texts, others = prompt.texts[rows], negative.texts[rows]
-    together = [*texts, *dict.fromkeys(others)]
-    encoded = encoder.encode(together) if together else ()
-
-    def states(words: Words, where: list[int]) -> list[Tensor]:
-        found = [part[rows] for part in (words.embeds, words.mask) if part is not None]
-        return [part.to(device) for part in found or [state[where] for state in encoded]]
-
-    asked = states(prompt, list(range(len(texts))))
-    away = states(negative, [together.index(text, len(texts)) for text in others])
-    return dict(zip(("prompt_embeds", "prompt_mask", "negative_embeds", "negative_mask"), asked + away, strict=True))
+    """Return what `sample` takes of the text of some clips."""
+    states: dict[str, Tensor] = {}
+    for name, words in (("prompt", prompt), ("negative", negative)):
+        if words.embeds is None or words.mask is None:
+            embeds, mask = cache.encode(encoder, words.texts[rows], device)
+        else:
+            embeds, mask = words.embeds[rows].to(device), words.mask[rows].to(device)
+        states |= {f"{name}_embeds": embeds, f"{name}_mask": mask}
+    return states
 
 
 def check_output(output_type: str, audio_length_in_s: float | None, tensor_inputs: Sequence[str]) -> None:

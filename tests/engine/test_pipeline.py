@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -178,6 +179,36 @@ def test_same_seed_gives_the_same_clip(pipeline: OnnxPipeline, reference: DualSp
     assert own.audios.shape == tuple(torch_out.audios.shape) and own.seeds == torch_out.seeds
     check_alike(own.audios, torch_out.audios)
     assert own.gains_db == pytest.approx(torch_out.gains_db, abs=1e-3)
+
+
+def test_guidance_in_the_first_half_is_the_same_in_both(
+    pipeline: OnnxPipeline, reference: DualSpecPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the steps are pairs; the interval is read from the model's own settings."""
+    made, rows = [], []
+    hook = reference.denoiser.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    for interval in ((0.0, 0.5), (0.0, 1.0)):
+        sampling = replace(reference.config.sampling, num_inference_steps=4, guidance_interval=interval)
+        monkeypatch.setattr(pipeline.config, "sampling", sampling)
+        monkeypatch.setattr(reference, "config", replace(reference.config, sampling=sampling))
+        own = pipeline._denoise(PROMPTS[:1], [3], pipeline.sampling_config(), lambda *_: None)
+        expected = reference(PROMPTS[0], seed=3, output_type="latent").audios.numpy()
+        np.testing.assert_allclose(own, expected, atol=1e-4)
+        made.append(own)
+    hook.remove()
+    assert rows == [2, 2, 1, 1, 2, 2, 2, 2] and np.abs(made[0] - made[1]).max() > 0.01
+
+
+def test_a_text_is_encoded_once_and_what_came_before_changes_nothing(pipeline: OnnxPipeline) -> None:
+    words = [PROMPTS[0], ""]
+    pipeline._text._states.cache_clear()
+    first, mask = pipeline._text(words)
+    assert pipeline._text._states.cache_info().misses == 2
+    pipeline._text([PROMPTS[1], "a dog! " * 30])
+    again, _ = pipeline._text(words)
+    assert pipeline._text._states.cache_info().misses == 4 and np.array_equal(first, again)
+    pipeline._text._states.cache_clear()
+    assert np.array_equal(pipeline._text([*PROMPTS, ""])[0][2, mask[1].nonzero()[0]], first[1, mask[1]])
 
 
 def test_a_clip_depends_on_its_own_seed_and_words_alone(pipeline: OnnxPipeline) -> None:

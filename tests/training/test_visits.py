@@ -18,7 +18,8 @@ from dualspec.latents.vae import SpectrogramVae
 from dualspec.recipes import VAE_ROOMS, get_recipe, vae_configs
 from dualspec.text.encoder import TextEncoderConfig, build_text_encoder
 from dualspec.text.prompts import parse_prompt
-from dualspec.training.diffusion_task import DiffusionTask, DiffusionTaskConfig, PromptCache
+from dualspec.training.diffusion_task import DiffusionTask, DiffusionTaskConfig
+from dualspec.training.prompt_bank import PromptBank
 from dualspec.training.run import build_task
 from dualspec.training.task import BinauralSource, RenderConfig, StepRandom
 
@@ -175,7 +176,7 @@ def test_each_visit_draws_style_label_and_direction_evenly(task: DiffusionTask) 
 
 def test_kept_prompts_are_what_the_encoder_says_whatever_was_asked_before() -> None:
     encoder = build_text_encoder(TextEncoderConfig(kind="hash", width=8))
-    kept = PromptCache(encoder, 5)
+    kept = PromptBank(encoder, 5)
     for prompts in (["a", "b b"], ["b b", "a", "a"], ["c c c c", ""], ["d", "e e", "f"], ["a", "f", "b b"]):
         states, mask = kept.encode(prompts, "cpu")
         expected, own_mask = encoder.encode(prompts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,7 @@ from dualspec.training.weights_folder import read_document
 PACKAGES = ("onnxruntime", "tokenizers")
 _PARTS = ("mel_vae", "stft_vae")
 _FADE_SAMPLES = 160
+_MAX_CACHED_PROMPTS = 128
 
 
 @dataclass
@@ -229,11 +231,13 @@ class _Text:
         with safe_open(self._path, framework="numpy") as file:
             weights = {name: file.get_tensor(name) for name in graphs.weights("text")}
         self._network = graphs.open("text", weights, num_threads=num_threads, once=True)
+        self._states = lru_cache(maxsize=_MAX_CACHED_PROMPTS)(self._states_of)
 
     def __call__(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return token states (B, L, D), zero behind a prompt's end, and the mask (B, L)."""
-        from safetensors import safe_open
+        """Return token states (B, L, D), zero behind a prompt's end, and the mask (B, L).
 
+        Each text is encoded alone, so that its states depend on nothing beside or before it, and kept for the next.
+        """
         tokens = []
         for prompt in prompts:
             check_prompt_text(prompt)
@@ -241,15 +245,22 @@ class _Text:
             if len(ids) > self._max_tokens:
                 warn_truncated(prompt, len(ids), self._max_tokens)
                 ids = [*ids[: self._max_tokens - 1], ids[-1]]  # the last one ends every prompt
-            tokens.append(ids)
+            tokens.append(tuple(ids))
         mask = np.arange(max(map(len, tokens))) < np.array([[len(ids)] for ids in tokens])
+        states = np.zeros((*mask.shape, self._states(tokens[0]).shape[-1]), dtype=np.float32)
+        for row, own in enumerate(tokens):
+            states[row, : len(own)] = self._states(own)
+        return states, mask
+
+    def _states_of(self, tokens: tuple[int, ...]) -> np.ndarray:
+        """Return the states (L, D) of one text."""
+        from safetensors import safe_open
+
         with safe_open(self._path, framework="numpy") as file:
             vectors = file.get_slice("embeddings.word_embeddings.weight")
-            words = np.zeros((*mask.shape, vectors.get_shape()[1]), dtype=np.float32)
-            for row, ids in enumerate(tokens):
-                words[row, : len(ids)] = np.concatenate([vectors[token : token + 1] for token in ids])
-        (states,) = self._network.run(None, {"words": words, "mask": mask})
-        return np.where(mask[..., None], states, np.float32(0)), mask
+            words = np.concatenate([vectors[token : token + 1] for token in tokens]).astype(np.float32)[None]
+        (states,) = self._network.run(None, {"words": words, "mask": np.ones(words.shape[:2], dtype=bool)})
+        return states[0]
 
 
 def _cut(waveform: np.ndarray, num_samples: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dualspec.diffusion.denoiser import build_denoiser
 from dualspec.diffusion.objective import (
@@ -22,6 +22,7 @@ from dualspec.text.encoder import TextEncoder
 from dualspec.text.lexicon import Lexicon
 from dualspec.text.prompts import draw_location_style, prompt_for
 from dualspec.training.latent_bank import LatentBank
+from dualspec.training.prompt_bank import PromptBank
 from dualspec.training.task import (
     Batch,
     BinauralSource,
@@ -51,49 +52,6 @@ class DiffusionTaskConfig:
     sample_posterior: bool = True  # train on draws from the VAE's posterior, else on its mean
     max_cached_prompts: int = 60_000  # encoded prompts kept in memory
     keep_latents: bool = False  # encode each clip once at each direction, not at each visit
-
-
-class PromptCache:
-    """Token states of prompts, encoded once each and kept in one tensor on the device: a batch is one look-up.
-
-    Args:
-        encoder: the frozen text encoder.
-        max_prompts: all are forgotten where they become more.
-    """
-
-    def __init__(self, encoder: TextEncoder, max_prompts: int) -> None:
-        """Start empty."""
-        self.encoder, self.max_prompts = encoder, max_prompts
-        self.slots: dict[str, int] = {}
-        self.states = torch.zeros(0, 0, encoder.width, dtype=torch.float16)  # (N, L, D)
-        self.lengths = torch.zeros(0, dtype=torch.int64)  # (N,), on the CPU
-
-    @torch.no_grad()
-    def encode(self, prompts: list[str], device: torch.device | str) -> tuple[Tensor, Tensor]:
-        """Return states (B, L, D) padded to the longest prompt and mask (B, L), on the device."""
-        missing = {prompt for prompt in prompts if prompt not in self.slots}
-        if len(self.slots) + len(missing) > self.max_prompts:
-            self.slots, missing = {}, set(prompts)
-        if missing:
-            self._learn(sorted(missing), device)
-        chosen = torch.tensor([self.slots[prompt] for prompt in prompts])
-        lengths = self.lengths[chosen]
-        mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
-        return self.states[chosen.to(device), : mask.shape[1]].float(), mask.to(device)
-
-    def _learn(self, prompts: list[str], device: torch.device | str) -> None:
-        embeds, mask = self.encoder.encode(prompts)
-        first, last = len(self.slots), len(self.slots) + len(prompts)
-        num_tokens = max(self.states.shape[1], embeds.shape[1])
-        if last > len(self.states) or num_tokens > self.states.shape[1]:
-            room = len(self.states) if last <= len(self.states) else 2 * last
-            states = torch.zeros(room, num_tokens, self.encoder.width, dtype=torch.float16, device=device)
-            states[:first, : self.states.shape[1]] = self.states[:first].to(device)
-            self.states, self.lengths = states, nn.functional.pad(self.lengths, (0, room - len(self.lengths)))
-        self.states[first:last] = 0.0
-        self.states[first:last, : embeds.shape[1]] = embeds.to(device, torch.float16)
-        self.lengths[first:last] = mask.sum(dim=1).cpu()
-        self.slots |= {prompt: first + place for place, prompt in enumerate(prompts)}
 
 
 class DenoiserPhase(Phase):
@@ -147,7 +105,7 @@ class DiffusionTask:
         device = source.hrirs.device
         self.vaes = [vaes[part].to(device).eval().requires_grad_(False) for part in config.variant.parts]
         self.latents = LatentBank(source, self.vaes) if config.keep_latents else None
-        self.prompts = PromptCache(text_encoder.to(device), config.max_cached_prompts)
+        self.prompts = PromptBank(text_encoder.to(device), config.max_cached_prompts)
         pairing = LatentPairing(
             config.variant.pairing,
             config.variant.latent_shapes({part: vaes[part].config for part in config.variant.parts}),
