@@ -212,10 +212,10 @@ MUTANTS = (
     ),
     Mutant(
         "weights are checked against their hash",
-        "training/weights.py",
+        "training/weights_folder.py",
         "        if sha256_of(path) != expected:",
         "        if False:",
-        "training test_pipeline.py",
+        "training/test_weights.py test_strange_models.py",
     ),
     Mutant(
         "a path goes the way round that its azimuths say",

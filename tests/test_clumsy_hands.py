@@ -67,7 +67,7 @@ def test_a_rendered_sound_has_a_name_of_its_own(tmp_path, capsys):
     assert "dog-rendered.json twice" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["a\0.wav", "\ud800.wav", "a" * 300 + ".wav", "é" * 150 + ".wav"])
+@pytest.mark.parametrize("name", [3, None, ["a.wav"], "a\0.wav", "\ud800.wav", "a" * 300 + ".wav", "é" * 150 + ".wav"])
 def test_names_that_no_file_can_have_are_refused_with_their_line(tmp_path, name, capsys):
     (tmp_path / "list.jsonl").write_text(json.dumps(LIST | {"file": name}))
     assert main(["generate", "--manifest", str(tmp_path / "list.jsonl"), "-o", str(tmp_path / "out")]) == BAD_DATA

@@ -56,8 +56,13 @@ class PromptRow:
 
     def __post_init__(self) -> None:
         """Refuse names that lead elsewhere and impossible numbers."""
-        is_short = len(self.file.encode("utf-8", "surrogatepass")) <= MAX_NAME_BYTES and not _NO_NAME.search(self.file)
-        if not is_short or Path(self.file).name != self.file or Path(self.file).suffix.lower() not in AUDIO_SUFFIXES:
+        can_be = isinstance(self.file, str) and not _NO_NAME.search(self.file)
+        if (
+            not can_be
+            or len(self.file.encode()) > MAX_NAME_BYTES
+            or Path(self.file).name != self.file
+            or Path(self.file).suffix.lower() not in AUDIO_SUFFIXES
+        ):
             raise ValueError(
                 f"file must be a plain name of at most {MAX_NAME_BYTES} bytes ending in .wav or .flac, "
                 f"got {self.file!r:.80}; correct the list"

@@ -53,6 +53,25 @@ def test_guidance_is_equation_16():
     assert guide(conditional, unconditional, 3.0) == 4.0
 
 
+class Words(nn.Module):
+    """Answers with the mean of its words alone, so that guidance by w is another word without guidance."""
+
+    def forward(self, latents, timesteps, prompt_embeds, prompt_mask):
+        words = (prompt_embeds * prompt_mask[..., None]).sum((1, 2)) / (prompt_mask.sum(1) * prompt_embeds.shape[-1])
+        return words.view(-1, 1, 1, 1).expand_as(latents)
+
+
+def test_guidance_leads_from_the_empty_text_to_the_prompt_and_beyond():
+    noise = initial_noise(SHAPE, [1, 2])
+
+    def latents(prompt, empty, scale):
+        text = TEXT | {"prompt_embeds": torch.full((2, 3, 4), prompt), "negative_embeds": torch.full((2, 2, 4), empty)}
+        config = SamplingConfig(sampler="ddim", num_inference_steps=4, guidance_scale=scale)
+        return sample(Words(), NoiseScheduleConfig(), config, noise=noise, **text)
+
+    assert torch.allclose(latents(0.2, 0.1, 3.0), latents(0.4, 0.0, 1.0), atol=1e-5)  # 0.1 + 3 · (0.2 - 0.1)
+
+
 def test_guidance_one_costs_one_evaluation_and_interval_halves_them():
     schedule = NoiseScheduleConfig()
     clean = torch.zeros(2, *SHAPE)

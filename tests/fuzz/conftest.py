@@ -42,6 +42,8 @@ SEEDS = st.integers(0, 2**63 - 1).map(random.Random)
 class Fuzz:
     """Try many cases: each is accepted, or refused by a short error of the house, in time and memory."""
 
+    seeds = SEEDS
+
     def __init__(self, name: str, cases: int, figure: Callable[[str], None]) -> None:
         self.name, self.cases, self.figure = name.partition("[")[0].removeprefix("test_"), cases, figure
 
@@ -81,19 +83,13 @@ class Fuzz:
 
     @staticmethod
     def damage(content: bytes, hot: int | None = None) -> st.SearchStrategy[bytes]:
-        """Bytes like `content`: places changed (rather among the first `hot`), cut, or with an insertion."""
+        """Bytes like `content`, as `damaged` makes them."""
+        return SEEDS.map(lambda draw: damaged(content, draw, hot))
 
-        def build(draw: random.Random) -> bytes:
-            data = bytearray(content)
-            for _ in range(draw.choice((0, 1, 1, 2, 4, 12))):
-                reach = min(hot or len(data), len(data)) if draw.random() < 0.7 else len(data)
-                data[draw.randrange(reach)] = draw.choice((0, 1, 127, 128, 255, draw.randrange(256)))
-            if draw.random() < 0.3:
-                at = draw.randrange(len(data))
-                data[at:at] = draw.randbytes(draw.randrange(1, 16))
-            return bytes(data[: draw.randrange(len(data))] if draw.random() < 0.3 else data)
-
-        return SEEDS.map(build)
+    @staticmethod
+    def with_large(content: bytes, hot: int, act: Callable[[bytes], object]) -> Callable[[random.Random], object]:
+        """Let `act` take `SEEDS` in place of `damage`: hypothesis keeps every case, and thousands are a gigabyte."""
+        return lambda draw: act(damaged(content, draw, hot))
 
     @staticmethod
     def mutated(document: Any) -> st.SearchStrategy[Any]:
@@ -109,6 +105,18 @@ def fuzz(request: pytest.FixtureRequest, memory_bound: None, figure: Callable[[s
 
 def too_late(number: int, frame: object) -> None:
     raise AssertionError(f"a case took more than {SECONDS_PER_CASE} s")
+
+
+def damaged(content: bytes, draw: random.Random, hot: int | None = None) -> bytes:
+    """A copy of bytes: places changed (rather among the first `hot`), cut, or with an insertion."""
+    data = bytearray(content)
+    for _ in range(draw.choice((0, 1, 1, 2, 4, 12))):
+        reach = min(hot or len(data), len(data)) if draw.random() < 0.7 else len(data)
+        data[draw.randrange(reach)] = draw.choice((0, 1, 127, 128, 255, draw.randrange(256)))
+    if draw.random() < 0.3:
+        at = draw.randrange(len(data))
+        data[at:at] = draw.randbytes(draw.randrange(1, 16))
+    return bytes(data[: draw.randrange(len(data))] if draw.random() < 0.3 else data)
 
 
 def check_refusal(error: BaseException) -> None:
