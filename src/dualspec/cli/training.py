@@ -69,6 +69,8 @@ def train(
     """
     if pairs is not None and max_clips is not None:
         refuse("--pairs must not come with --max-clips, got both; the list says which clips are used")
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     with usage():
         chosen = resolve_recipe(recipe, settings or (), max_minutes)
     folder = runs / chosen.name
@@ -85,7 +87,7 @@ def train(
     from dualspec.training.processes import Processes
 
     chosen = going_on(chosen, folder, init, settings or ())
-    _set_deterministic(deterministic)
+    torch.use_deterministic_algorithms(deterministic)
     with usage():
         processes = Processes.join(device)
     try:
@@ -104,26 +106,17 @@ def train(
         )
     finally:
         processes.leave()
-    say_how_it_ended(state.stop_signal, "--resume goes on", processes)
-    if processes.is_main:
-        print(f"{folder / 'weights'}: done")
+    say_how_it_ended(state.stop_signal, "--resume goes on", processes, f"{folder / 'weights'}: done")
 
 
-def _set_deterministic(deterministic: bool) -> None:
-    """Repeat to the bit on a GPU, too, or not; before CUDA starts."""
-    import torch
-
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
-
-
-def say_how_it_ended(stop_signal: int | None, how: str, processes: Processes) -> None:
+def say_how_it_ended(stop_signal: int | None, how: str, processes: Processes, done: str = "") -> None:
     """End the command with the code of the signal that stopped a training, if any, and say how to go on."""
     if stop_signal is not None:
         if processes.is_main:
             note(f"stopped by {signal.Signals(stop_signal).name}; the state is saved, {how}")
         raise typer.Exit(STOPPED if stop_signal == signal.SIGUSR1 else 128 + stop_signal)
+    if done and processes.is_main:
+        print(done)
 
 
 def going_on(recipe: Recipe, folder: Path, init: Path | None, settings: Sequence[str]) -> Recipe:

@@ -37,7 +37,7 @@ class PromptCache:
             self.states, self._made_by = {}, made_by
         found = {prompt: self.states.pop(prompt) for prompt in dict.fromkeys(prompts) if prompt in self.states}
         missing = sorted(set(prompts) - set(found))
-        for texts in [missing] if (self.together and missing) or not prompts else [[text] for text in missing]:
+        for texts in [[text] for text in missing] if prompts else [[]]:
             embeds, mask = encoder.encode(texts)
             lengths = mask.sum(dim=1).tolist()
             found |= {
