@@ -235,6 +235,7 @@ def check_records(files: Iterable[Path]) -> None:
 
     Raises:
         ValueError: there is one; the file is named.
+        OSError: a folder bears a record's name.
     """
     records: set[Path] = set()
     for file in files:
@@ -242,6 +243,8 @@ def check_records(files: Iterable[Path]) -> None:
         if record in records:
             raise ValueError(f"output must be one name for each sound, got {record} twice; rename one of them")
         records.add(record)
+        if record.is_dir():
+            raise OSError(f"output must be a file, got the folder {record}; choose another name")
         try:
             found = read_json(record) if record.exists() else None
         except ValueError:
