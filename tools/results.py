@@ -23,7 +23,7 @@ EVENTS = (
 )
 WORDINGS = {"doa": '"DOA 270"', "clock": '"3 o\'clock direction"', "general": "general words"}
 STEPS = {
-    "DDPM, 200 (the paper's)": "--sampler ddpm --steps 200",
+    "DDPM, 200, guidance in all steps (the paper's)": "--model {work}/always --sampler ddpm --steps 200",
     "DPM-Solver++, 25": "--steps 25",
     "15": "--steps 15",
     "10": "--steps 10",
@@ -36,7 +36,7 @@ STEPS = {
     "DPM-Solver++, 8, guidance in all steps": "--model {work}/always",
     "DPM-Solver++, 8, best of 4": "--best-of 4",
 }
-GUIDANCE = {"1": "--guidance 1", "2": "--guidance 2", "3": "", "6": "--guidance 6"}
+GUIDANCE = ("1", "2", "3", "6")
 LEAST_FOR_FD = 768  # clips: twice the dimensions of mn04_as
 PARTS = ("direction", "steps", "guidance", "target", "copies")
 
@@ -123,13 +123,7 @@ class Bench:
     def steps(self) -> None:
         """Fig. 7, and Tables II and III at 25 steps."""
         drawn = self.prompts("set", "--data", str(self.said.data), "-n", "120", *self.head, "--others")
-        always = self.work / "always"
-        denoiser = ROOT / "src/dualspec/bundles/default/denoiser"
-        if not always.is_dir():
-            options = ("--part", f"denoiser={denoiser}", "--set", "sampling.guidance_interval=[0.0,1.0]", *self.head)
-            run(
-                "assemble", str(always), "--base", "default", *options, log=self.work / "logs/always.txt", output=always
-            )
+        self.always()
         for words, options in STEPS.items():
             how = shlex.split(options.format(work=self.work))
             self.clips(
@@ -139,13 +133,23 @@ class Bench:
         for style in WORDINGS:
             self.judged(f"steps-25-{style}", middle, "--reference", str(self.work / "set/reference"), "--style", style)
 
-    def guidance(self) -> None:
-        """Fig. 6."""
-        drawn = self.work / "set/prompts.jsonl"
-        for words, options in GUIDANCE.items():
-            self.clips(
-                f"guidance-{words}", ["--manifest", str(drawn)], *shlex.split(options), reference="set/reference"
+    def always(self) -> str:
+        """Make the embedded model with guidance in all steps."""
+        always = self.work / "always"
+        denoiser = ROOT / "src/dualspec/bundles/default/denoiser"
+        if not always.is_dir():
+            options = ("--part", f"denoiser={denoiser}", "--set", "sampling.guidance_interval=[0.0,1.0]", *self.head)
+            run(
+                "assemble", str(always), "--base", "default", *options, log=self.work / "logs/always.txt", output=always
             )
+        return str(always)
+
+    def guidance(self) -> None:
+        """Fig. 6: the scale of guidance in all steps."""
+        drawn = self.prompts("set", "--data", str(self.said.data), "-n", "120", *self.head, "--others")
+        for scale in GUIDANCE:
+            how = ["--manifest", str(drawn), "--model", self.always(), "--guidance", scale]
+            self.clips(f"guidance-{scale}", how, reference="set/reference")
 
     def target(self) -> None:
         """Held-out recordings of the 50 events of ESC-50 in all wordings, and wordings that were not trained."""
