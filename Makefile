@@ -69,6 +69,7 @@ bench: setup
 	$(BIN)/python benchmarks/run.py --write docs/performance.md
 	$(BIN)/python benchmarks/corpus_throughput.py --clips 100 --rows 20000
 	$(BIN)/python benchmarks/paper_size.py --size tiny
+	$(BIN)/python benchmarks/paper_speed.py --size tiny --compile --compare --clips 2 --sampler ddpm:4 --sampler dpmpp:4
 
 mutants: setup
 	$(TEST_ENV) $(BIN)/python tests/mutations.py

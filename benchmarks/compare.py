@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,18 @@ def interleaved(ways: Mapping[str, Callable[[], Any]], *, repeats: int = 5) -> d
             way()
             best[name] = min(best[name], time.process_time() - before)
     return best
+
+
+def host_waits(work: Callable[[], Any]) -> int:
+    """Count the warnings of torch that something waited for the device."""
+    import torch
+
+    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        work()
+    torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(warning.message) for warning in caught)
 
 
 def machine() -> str:

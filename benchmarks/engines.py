@@ -10,10 +10,13 @@ VAE and vocoder are not counted, and of its 200 equal steps only some are run.
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -82,15 +85,22 @@ def warm_rows(sample_steps: int = 4) -> list[Row]:
     torch.set_num_threads(1)
     reference, engine = DualSpecPipeline.from_pretrained(), OnnxPipeline(num_threads=1)
     unet, unet_step = comparator()
+    engine_half, torch_half = (copy.copy(way) for way in (engine, reference))
+    sampling = replace(reference.config.sampling, guidance_interval=(0.0, 0.5))
+    engine_half.config = SimpleNamespace(**vars(engine.config) | {"sampling": sampling})
+    torch_half.config = replace(reference.config, sampling=sampling)
     inside = Inside(engine)
     best = interleaved(
         {
             "torch": lambda: reference(PROMPT, seed=0),
             "onnx": lambda: engine([PROMPT], seed=[0]),
+            "half": lambda: engine_half([PROMPT], seed=[0]),
+            "half, torch": lambda: torch_half(PROMPT, seed=0),
             "unet": lambda: [unet_step() for _ in range(sample_steps)],
         },
         repeats=3,
     )
+    again = text_again(engine)
     outside = inside.share_outside(lambda: engine([PROMPT], seed=[0]))
     ddim = 200 / sample_steps * best["unet"]
     own, theirs = (sum(p.numel() for p in model.parameters()) / 1e6 for model in (reference.denoiser, unet))
@@ -106,6 +116,21 @@ def warm_rows(sample_steps: int = 4) -> list[Row]:
             ddim / best["onnx"],
             f"{theirs:.1f} M against {own:.1f} M parameters, {sample_steps} of 200 steps run; {counts}",
         ),
+        at_least(
+            "a text's states: encoded / remembered", 10.0, again, "ONNX, one prompt and the empty text, best of 5"
+        ),
+        at_least(
+            "guidance in all steps / in the first half, warm clip",
+            1.15,
+            best["onnx"] / best["half"],
+            f"ONNX, {counts} against {best['half']:.2f} s",
+        ),
+        at_least(
+            "the same in torch",
+            1.15,
+            best["torch"] / best["half, torch"],
+            f"5.12 s, 8 steps, one thread, best of 3: {best['torch']:.2f} s against {best['half, torch']:.2f} s",
+        ),
         at_most(
             "share of a warm clip outside the networks and the last step, from spectra to two ears",
             0.10,
@@ -113,6 +138,17 @@ def warm_rows(sample_steps: int = 4) -> list[Row]:
             f"the last step, mostly Griffin-Lim, takes {inside.share_last:.2f} of the clip",
         ),
     ]
+
+
+def text_again(engine: OnnxPipeline) -> float:
+    """Return the time of encoding a prompt and the empty text over that of finding them kept."""
+
+    def encoded() -> None:
+        engine._text._states.cache_clear()
+        engine._text([PROMPT, ""])
+
+    best = interleaved({"encoded": encoded, "kept": lambda: [engine._text([PROMPT, ""]) for _ in range(10)]})
+    return 10 * best["encoded"] / best["kept"]
 
 
 def comparator() -> tuple[Any, Any]:

@@ -16,7 +16,6 @@ import json
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from compare import host_waits
 from corpus_throughput import made_up
 from dualspec.audio.hrir import spherical_head
 from dualspec.config import override
@@ -64,16 +64,6 @@ def seconds(work: Callable[[], Any], device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return clock() - begin
-
-
-def host_waits(work: Callable[[], Any]) -> int:
-    """Count the warnings of torch that something waited for the device."""
-    torch.cuda.set_sync_debug_mode("warn")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        work()
-    torch.cuda.set_sync_debug_mode("default")
-    return sum("synchronizing" in str(warning.message) for warning in caught)
 
 
 def measure(name: str, corpus: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -47,3 +47,15 @@ def test_training_speed_counts_operations_and_shares(tmp_path: Path, monkeypatch
     assert two["recipe"] == "tiny/mel_vae" and 0 < two["drawing"] < 1 and 0 < two["utilisation"] < 1
     options.clips = 4
     assert module.measure("mel_vae", corpus, options)["gflop_a_clip"] == pytest.approx(two["gflop_a_clip"], rel=0.05)
+
+
+def test_paper_speed_rehearses_from_words_to_ears(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command for a GPU runs, at tiny size: a batch of two is the same sound, and every figure is there."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    options = argparse.Namespace(
+        size="tiny", device="cpu", clips=[2], sampler=["dpmpp:2"], compile=False, mode=None, compare=True, repeat=1
+    )
+    (row,) = script("paper_speed").measure("dualspec_d", options)
+    assert row["variant"] == "tiny/dualspec_d" and row["clips"] == 2 and row["seconds_per_second"] > 0
+    assert row["of_the_paper"] == pytest.approx(row["seconds_per_second"] / 1.21, abs=1e-3)
+    assert row["mel_neper"] < 1e-3 and row["itd_us"] < 1 and row["ild_db"] < 0.01

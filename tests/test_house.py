@@ -32,6 +32,7 @@ ROOMS = (
         "bundle",
         "engine",
         "model_folder",
+        "compiled",
         "pipeline_call",
         "pipeline",
         "prompt_lists",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dualspec.audio.delivery import samples_of_length
+from dualspec.compiled import Precision, compile_methods
 from dualspec.diffusion.denoiser import build_denoiser
 from dualspec.diffusion.sampler import SamplerName, SamplingConfig, sample
 from dualspec.diffusion.variant import VariantConfig
@@ -86,7 +87,7 @@ class DualSpecPipeline:
         self.config, self.vaes, self.vocoder, self.text_encoder = config, vaes, vocoder, text_encoder
         self.denoiser, self.head, self.events = denoiser, head, list(events)
         self.documents = documents or {}
-        self._prompts = PromptCache(MAX_CACHED_PROMPTS)
+        self._prompts, self._rounded, self._num_tokens = PromptCache(MAX_CACHED_PROMPTS), False, 0
         self.pairing = LatentPairing(
             config.pairing, config.latent_shapes({part: vaes[part].config for part in config.parts})
         )
@@ -119,6 +120,29 @@ class DualSpecPipeline:
     def _modules(self) -> list[torch.nn.Module]:
         vocoder = [self.vocoder] if self.vocoder is not None else []
         return [self.denoiser, *self.vaes.values(), self.text_encoder, *vocoder]
+
+    def compile(self, *, mode: str | None = None, precision: Precision = "auto") -> "DualSpecPipeline":
+        """Compile denoiser, decoders and vocoder: slow calls at first (minutes), then faster ones.
+
+        Each batch is filled up to a power of two and each prompt to the longest that the text encoder reads, so that
+        few graphs serve all calls, with and without guidance. Say where it runs, by `to`, before.
+
+        Args:
+            mode: of `torch.compile`; None is "reduce-overhead" (CUDA graphs) on a GPU, "default" elsewhere.
+            precision: "auto" is bf16 on a GPU and fp32 elsewhere. With bf16 the pipeline cannot be saved any more.
+
+        Returns:
+            The pipeline itself.
+
+        Raises:
+            ValueError: no such mode or precision.
+        """
+        owners = [(self.denoiser, "forward"), *((vae, "decode_channels") for vae in self.vaes.values())]
+        if self.vocoder is not None and any(True for _ in self.vocoder.parameters()):
+            owners.append((self.vocoder, "forward"))
+        self._rounded |= compile_methods(owners, mode=mode, precision=precision, device=self.device)
+        self._num_tokens = self.text_encoder.max_tokens
+        return self
 
     @torch.no_grad()
     def __call__(
@@ -206,7 +230,7 @@ class DualSpecPipeline:
                 self.config.schedule,
                 sampling,
                 noise=noise[rows],
-                **text_states(self._prompts, self.text_encoder, *words, rows, self.device),
+                **text_states(self._prompts, self.text_encoder, *words, rows, self.device, self._num_tokens),
                 step_generators=steps[rows],
                 callback=on_step,
             )
@@ -283,7 +307,12 @@ class DualSpecPipeline:
         """Write all parts as a folder that `from_pretrained` reads, here or elsewhere.
 
         The text encoder is named, not copied. Card and credits are those the model came with, or a card is begun.
+
+        Raises:
+            ValueError: compiling rounded the weights.
         """
+        if self._rounded:
+            raise ValueError("weights must be whole to be saved, got some that compile() rounded; save before it")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         modules: dict[str, tuple[torch.nn.Module, Any]] = {"denoiser": (self.denoiser, self.config)}

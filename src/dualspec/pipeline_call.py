@@ -8,6 +8,7 @@ import torch
 from diffusers import AudioPipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dualspec.diffusion.sampler import initial_noise
 from dualspec.text.encoder import TextEncoder
@@ -91,16 +92,23 @@ def read_words(prompt: Given, negative: Given, *, repeats: int, width: int) -> t
 
 
 def text_states(
-    cache: PromptCache, encoder: TextEncoder, prompt: Words, negative: Words, rows: slice, device: torch.device
+    cache: PromptCache,
+    encoder: TextEncoder,
+    prompt: Words,
+    negative: Words,
+    rows: slice,
+    device: torch.device,
+    num_tokens: int = 0,
 ) -> dict[str, Tensor]:
-    """Return what `sample` takes of the text of some clips."""
+    """Return what `sample` takes of the text of some clips, filled up to `num_tokens` tokens at least."""
     states: dict[str, Tensor] = {}
     for name, words in (("prompt", prompt), ("negative", negative)):
         if words.embeds is None or words.mask is None:
             embeds, mask = cache.encode(encoder, words.texts[rows], device)
         else:
             embeds, mask = words.embeds[rows].to(device), words.mask[rows].to(device)
-        states |= {f"{name}_embeds": embeds, f"{name}_mask": mask}
+        missing = max(0, num_tokens - mask.shape[1])
+        states |= {f"{name}_embeds": pad(embeds, (0, 0, 0, missing)), f"{name}_mask": pad(mask, (0, missing))}
     return states
 
 

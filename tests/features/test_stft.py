@@ -10,6 +10,7 @@ from dualspec.features.stft import (
     hann_window,
     istft,
     num_stft_channels,
+    overlap_add,
     stft,
     stft_to_channels,
 )
@@ -132,6 +133,23 @@ def test_first_use_without_gradients_does_not_spoil_training() -> None:
     spectrum = stft(waveform, CONFIG)
     istft(spectrum, CONFIG, 2048).square().sum().backward()
     assert waveform.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("n_fft", "win_length", "hop_length"), [(512, 512, 256), (1024, 1024, 160), (512, 400, 128)])
+def test_overlap_add_is_the_inverse_transform_of_torch(n_fft: int, win_length: int, hop_length: int) -> None:
+    """To the last bit, and so are its gradients."""
+    generator = torch.Generator().manual_seed(0)
+    made, gradients = [], []
+    spectrum = torch.randn(2, 20, n_fft // 2 + 1, dtype=torch.complex64, generator=generator).requires_grad_()
+    for way in (
+        lambda: overlap_add(spectrum, n_fft, win_length, hop_length, 19 * hop_length),
+        lambda: torch.istft(
+            spectrum.mT, n_fft, hop_length, win_length, window=torch.hann_window(win_length), length=19 * hop_length
+        ),
+    ):
+        made.append(way())
+        gradients += torch.autograd.grad(made[-1].square().sum(), spectrum)
+    assert torch.equal(*made) and torch.equal(*gradients)
 
 
 def test_precision_follows_the_waveform() -> None:

@@ -142,7 +142,8 @@ def sample(
     import torch
 
     scheduler = make_scheduler(config.sampler, schedule)
-    scheduler.set_timesteps(config.num_inference_steps, device=noise.device)
+    scheduler.set_timesteps(config.num_inference_steps)  # on the host, where they choose coefficients
+    timesteps = scheduler.timesteps.to(noise.device)
     latents = noise * scheduler.init_noise_sigma
     embeds, mask = _stack_text(prompt_embeds, prompt_mask, negative_embeds, negative_mask)
     batch, num_steps = noise.shape[0], len(scheduler.timesteps)
@@ -151,11 +152,10 @@ def sample(
         model_input = scheduler.scale_model_input(latents, timestep)
         guided = config.guidance_scale != 1.0 and low <= step < max(high, low + 1e-9)
         if guided:
-            timesteps = timestep.expand(2 * batch)
-            both = denoiser(torch.cat((model_input, model_input)), timesteps, embeds, mask)
+            both = denoiser(torch.cat((model_input, model_input)), timesteps[step].expand(2 * batch), embeds, mask)
             prediction = guide(both[:batch], both[batch:], config.guidance_scale)
         else:
-            prediction = denoiser(model_input, timestep.expand(batch), embeds[:batch], mask[:batch])
+            prediction = denoiser(model_input, timesteps[step].expand(batch), embeds[:batch], mask[:batch])
         latents = _step(scheduler, prediction, timestep, latents, step_generators)
         if callback is not None:
             latents = callback(step, timestep, latents)

@@ -156,17 +156,46 @@ def istft(stft: Tensor, config: StftConfig, num_samples: int) -> Tensor:
     flat = stft.reshape(-1, *expected)
     flat = functional.pad(torch.cat([flat, flat[:, -1:]], dim=1), (1, 0))
     whole = expected[0] * config.hop_length
-    waveform = torch.istft(
-        flat.transpose(-1, -2),
-        config.n_fft,
-        config.hop_length,
-        config.win_length,
-        window=hann_window(config.win_length, stft.device, stft.real.dtype),
-        center=True,
-        length=whole,
-    )
+    waveform = overlap_add(flat, config.n_fft, config.win_length, config.hop_length, whole)
     waveform = functional.pad(waveform, (0, num_samples - whole))
     return waveform.reshape(*stft.shape[:-2], num_samples)
+
+
+def overlap_add(spectrum: Tensor, n_fft: int, win_length: int, hop_length: int, num_samples: int) -> Tensor:
+    """Add up the Hann-windowed frames of centred spectra: `torch.istft`, but that it does not wait for the device.
+
+    Args:
+        spectrum: (B, T, n_fft // 2 + 1) complex, DC first.
+        n_fft: transform length, samples.
+        win_length: window length, samples.
+        hop_length: distance between frames, samples.
+        num_samples: length of the result, at most T - 1 hops.
+
+    Returns:
+        (B, S) waveform.
+    """
+    num_frames = spectrum.shape[1]
+    window, envelope = _synthesis_window(
+        n_fft, win_length, hop_length, num_frames, spectrum.device, spectrum.real.dtype
+    )
+    frames = torch.fft.irfft(spectrum, n=n_fft) * window
+    size = (len(frames), envelope.shape[-1])
+    added = torch.ops.aten.unfold_backward(frames, size, 1, n_fft, hop_length)
+    kept = slice(n_fft // 2, n_fft // 2 + num_samples)
+    return added[:, kept] / envelope[:, kept]
+
+
+@lru_cache(maxsize=32)
+def _synthesis_window(
+    n_fft: int, win_length: int, hop_length: int, num_frames: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return the window (n_fft,) and what the squares of all frames' windows add up to, (1, S)."""
+    with torch.inference_mode(False), torch.no_grad():
+        left = (n_fft - win_length) // 2
+        window = functional.pad(hann_window(win_length, device, dtype), (left, n_fft - win_length - left))
+        size = (1, n_fft + hop_length * (num_frames - 1))
+        squares = window.square().expand(1, num_frames, n_fft)
+        return window, torch.ops.aten.unfold_backward(squares, size, 1, n_fft, hop_length)
 
 
 def num_stft_channels(representation: StftRepresentation) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dualspec.features.mel import MelConfig, mel_to_magnitude
-from dualspec.features.stft import StftConfig, hann_window
+from dualspec.features.stft import StftConfig, overlap_add
 from dualspec.synthesis.griffin_lim import griffin_lim
 
 _MAX_LOG_MAGNITUDE = math.log(100.0)
@@ -201,14 +201,7 @@ class IstftHeadVocoder(nn.Module):
         log_mel = _repeat_ends(log_mel, front=int(offset > 0))
         spectrum = self._spectrum(log_mel)
         whole = (log_mel.shape[1] - 1) * mel.hop_length
-        waveform = torch.istft(
-            spectrum.transpose(1, 2),
-            mel.n_fft,
-            mel.hop_length,
-            mel.win_length,
-            window=hann_window(mel.win_length, spectrum.device, spectrum.real.dtype),
-            length=whole,
-        )
+        waveform = overlap_add(spectrum, mel.n_fft, mel.win_length, mel.hop_length, whole)
         start = mel.hop_length - offset if offset else 0
         return waveform[:, start : start + num_samples]
 

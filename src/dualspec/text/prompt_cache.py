@@ -37,13 +37,9 @@ class PromptCache:
             self.states, self._made_by = {}, made_by
         found = {prompt: self.states.pop(prompt) for prompt in dict.fromkeys(prompts) if prompt in self.states}
         missing = sorted(set(prompts) - set(found))
-        for texts in [[text] for text in missing] if prompts else [[]]:
-            embeds, mask = encoder.encode(texts)
-            lengths = mask.sum(dim=1).tolist()
-            found |= {
-                text: states[:length].to(device, torch.float32)
-                for text, states, length in zip(texts, embeds, lengths, strict=True)
-            }
+        for texts in [[text] for text in missing] if prompts else [[]]:  # the encoder refuses an empty list
+            embeds, _ = encoder.encode(texts)
+            found[texts[0]] = embeds[0].to(device, torch.float32)
         # what was cut is encoded again, so that it is said again
         self.states |= {text: states for text, states in found.items() if len(states) < encoder.max_tokens}
         while len(self.states) > self.max_prompts:

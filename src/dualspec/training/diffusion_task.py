@@ -70,7 +70,7 @@ class DenoiserPhase(Phase):
     def forward(self, batch: Batch, random: StepRandom, step: int, progress: float) -> tuple[Tensor, Logs]:
         """Return the loss per clip (B,) at one drawn timestep each."""
         schedule, latents = self.config.variant.schedule, batch["latents"]
-        timesteps = random.integers(schedule.num_train_timesteps).to(latents.device)
+        timesteps = random.integers(schedule.num_train_timesteps).to(latents.device, non_blocking=True)
         alpha_bar = self.alpha_bars[timesteps]
         noise = random.normal(tuple(latents.shape[1:]))
         noisy = add_noise(latents, noise, alpha_bar)

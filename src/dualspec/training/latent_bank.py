@@ -57,7 +57,7 @@ class LatentBank:
         if self.moments[0].device.type == "cpu":
             for pair in pairs[~self.known[pairs]].unique():
                 self._encode(pair[None])
-        pairs = pairs.to(self.moments[0].device)
+        pairs = pairs.to(self.moments[0].device, non_blocking=True)
         chosen = [bank[pairs].float().unbind(1) for bank in self.moments]
         return [(mean.flatten(0, 1), log_variance.flatten(0, 1)) for mean, log_variance in chosen], directions
 

@@ -79,7 +79,9 @@ class LocalizerTask:
     def make_batch(self, indices: Tensor, random: StepRandom) -> Batch:
         """Render clips, changed as the config says. A silent crop weighs nothing."""
         source, augmenter = self.source, self.augmenter
-        directions, heads = (drawn.to(source.hrirs.device) for drawn in source.draw_directions(indices, random))
+        directions, heads = (
+            drawn.to(source.hrirs.device, non_blocking=True) for drawn in source.draw_directions(indices, random)
+        )
         mono = source.crop(indices, random)
         mixes = self.config.augment.mixture > 0
         others = source.crop(random.integers(len(source)), random) if mixes else None

@@ -32,7 +32,8 @@ class PromptBank:
         chosen = torch.tensor([self.slots[prompt] for prompt in prompts])
         lengths = self.lengths[chosen]
         mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
-        return self.states[chosen.to(device), : mask.shape[1]].float(), mask.to(device)
+        places = chosen.to(device, non_blocking=True)
+        return self.states[places, : mask.shape[1]].float(), mask.to(device, non_blocking=True)
 
     def _learn(self, prompts: list[str], device: torch.device | str) -> None:
         embeds, mask = self.encoder.encode(prompts)

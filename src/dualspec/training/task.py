@@ -125,7 +125,7 @@ class Task(Protocol):
 
 
 class BinauralSource:
-    """Two-eared clips, rendered on the device that holds the mono clips.
+    """Two-eared clips, rendered on the device that holds the mono clips; the host does not wait for what it sends.
 
     Args:
         bank: the mono clips.
@@ -186,7 +186,8 @@ class BinauralSource:
         """Return two-eared clips (B, 2, S) of clip indices (B,) and the direction index (B,) drawn for each."""
         directions, heads = self.draw_directions(indices, random)
         device = self.hrirs.device
-        binaural = render(self.crop(indices, random), self.hrirs[heads.to(device), directions.to(device)])
+        heads, sent = (drawn.to(device, non_blocking=True) for drawn in (heads, directions))
+        binaural = render(self.crop(indices, random), self.hrirs[heads, sent])
         return self.level(binaural, random.uniform()), directions
 
     def beginnings(self, clips: Tensor, directions: Tensor) -> Tensor:
@@ -206,18 +207,18 @@ class BinauralSource:
         num_samples, stored = self.config.num_samples, self.bank.waveforms.shape[1]
         uniform_crop, uniform_shift = random.uniform(), random.uniform()
         indices = self.clips_of(indices)
-        waveform = self.bank.waveforms[indices.to(self.bank.waveforms.device)]
+        waveform = self.bank.waveforms[indices.to(self.bank.waveforms.device, non_blocking=True)]
+        places = torch.arange(num_samples, device=waveform.device)
         if self.config.random_crop and stored > num_samples:
             room = (self.lengths[indices] - num_samples).clamp(min=0)
             start = (uniform_crop * (room + 1)).long().clamp(max=stored - num_samples)
-            offsets = start[:, None] + torch.arange(num_samples)
-            waveform = waveform.gather(1, offsets.to(waveform.device))
+            waveform = waveform.gather(1, start.to(places.device, non_blocking=True)[:, None] + places)
         else:
             waveform = waveform[:, :num_samples]
         if self.config.max_shift_s:
             shift = (uniform_shift * self.config.max_shift_s * self.bank.sample_rate).long()
-            offsets = torch.arange(num_samples) - shift[:, None]
-            shifted = waveform.gather(1, offsets.clamp(min=0).to(waveform.device))
+            offsets = places - shift.to(places.device, non_blocking=True)[:, None]
+            shifted = waveform.gather(1, offsets.clamp(min=0))
             waveform = shifted * (offsets >= 0).to(shifted)
         return waveform.float() / 32768.0
 
@@ -226,7 +227,7 @@ class BinauralSource:
         binaural = normalize_peak(binaural, self.config.peak)
         if self.config.gain_range_db:
             gain = 10.0 ** (-self.config.gain_range_db * uniform / 20.0)
-            binaural = binaural * gain.to(binaural)[:, None, None]
+            binaural = binaural * gain.to(binaural, non_blocking=True)[:, None, None]
         return binaural
 
 

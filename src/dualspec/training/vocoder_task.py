@@ -158,7 +158,7 @@ class VocoderTask:
     @torch.no_grad()
     def _batch(self, source: BinauralSource, indices: Tensor, random: StepRandom) -> Batch:
         waveform, _ = source.draw(indices, random)
-        ears = random.integers(2).to(waveform.device)
+        ears = random.integers(2).to(waveform.device, non_blocking=True)
         one_ear = waveform[torch.arange(len(ears), device=waveform.device), ears]
         return {
             "waveform": one_ear,
