@@ -315,8 +315,9 @@ def test_a_place_that_takes_no_files_is_refused(knock: Knock, tmp_path: Path, ti
     ("raised", "code", "complaint"),
     [
         (KeyboardInterrupt(), INTERRUPTED, "nothing half-written"),
-        (MemoryError(), IO_ERROR, "--batch-size"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), IO_ERROR, "--batch-size"),
+        (MemoryError(), IO_ERROR, "out of memory with 1 clip at once"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), IO_ERROR, "out of memory with 1 clip at once"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), IO_ERROR, "try another device"),
         (PermissionError(errno.EACCES, "Permission denied", "/models/x"), IO_ERROR, "/models/x: Permission denied"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What comes out: valid sound of the promised length, the same bytes for a seed, whole or not at all. (G1, G2, G6)"""
+"""What comes out: valid sound of the promised length, the same bytes for a seed, whole or not at all. (G1, G2, G6 to G8)"""
 
 from __future__ import annotations
 
@@ -151,3 +151,42 @@ def test_killed_at_random_moments_every_file_is_whole(
         path.name for path in (tmp_path / "whole").iterdir()
     }
     figure(f"generate: {survived} SIGKILLs at random moments, {files} files looked at, all whole")
+
+
+FULL_MEMORY = """
+import resource, sys
+from dualspec.cli import main
+from dualspec.pipeline import DualSpecPipeline
+
+engine, folder, prompt, many, megabytes = sys.argv[1:]
+
+def call(num):
+    try:
+        return len(pipeline([prompt] * num, seed=list(range(num)), num_inference_steps=1, batch_size=num).audios)
+    except MemoryError as error:
+        return str(error)
+
+def command(num):
+    words = ["generate", prompt, "--engine", engine, "--steps", "1", "--no-picture", "--no-proof"]
+    return main([*words, "--num", str(num), "--batch-size", str(num), "-o", f"{folder}/{num}"])
+
+pipeline = DualSpecPipeline.from_pretrained() if engine == "torch" else None
+act = command if pipeline is None else call
+act(1)
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + int(megabytes) * 2**20,) * 2)
+print([act(int(many)), act(1)], flush=True)
+"""
+OUT_OF_MEMORY = "out of memory with {} clips at once; try a batch size of {} (batch_size, --batch-size)"
+
+
+@pytest.mark.parametrize(("engine", "many", "megabytes"), [("torch", 8, 100), ("onnx", 64, 350)])
+def test_without_memory_it_says_what_to_try_and_goes_on(tmp_path: Path, engine: str, many: int, megabytes: int) -> None:
+    """The system gives no more memory (RLIMIT_AS): the call or command fails, and a smaller one after it works."""
+    pytest.importorskip("onnxruntime")
+    message = OUT_OF_MEMORY.format(many, many // 2)
+    words = [sys.executable, "-c", FULL_MEMORY, engine, tmp_path, PROMPTS[0], str(many), str(megabytes)]
+    done = subprocess.run(words, env=os.environ | {"PYTHONPATH": str(SOURCE)}, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == repr([message, 1] if engine == "torch" else [74, 0]), done.stderr
+    assert done.stderr == ("" if engine == "torch" else f"error: {message}\n")
+    assert not list(tmp_path.glob(f"{many}/*"))

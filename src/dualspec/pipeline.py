@@ -21,6 +21,7 @@ from dualspec.features.stft import StftConfig
 from dualspec.hearing.proof import HeadCues
 from dualspec.latents.pairing import LatentPairing
 from dualspec.latents.vae import Spectra, SpectrogramVae, VaeConfig
+from dualspec.memory import memory_watched
 from dualspec.model_folder import (
     VOCODER_CONFIGS,
     embedded_bundle,
@@ -198,6 +199,7 @@ class DualSpecPipeline:
 
         Raises:
             ValueError: an argument is out of its range, or does not go with another.
+            MemoryError: the clips of a batch do not fit; a call with a smaller batch may follow.
         """
         from dualspec.pipeline_call import BinauralOutput, check_output, draw_start, read_seeds, read_words, text_states
 
@@ -225,16 +227,17 @@ class DualSpecPipeline:
         made = []
         for start in range(0, count, batch_size):
             rows = slice(start, start + batch_size)
-            clean = sample(
-                self.denoiser,
-                self.config.schedule,
-                sampling,
-                noise=noise[rows],
-                **text_states(self._prompts, self.text_encoder, *words, rows, self.device, self._num_tokens),
-                step_generators=steps[rows],
-                callback=on_step,
-            )
-            made.append(clean if output_type == "latent" else self.decode_latents(clean).cpu())
+            with memory_watched(len(noise[rows]), "a batch size of {} (batch_size, --batch-size)"):
+                clean = sample(
+                    self.denoiser,
+                    self.config.schedule,
+                    sampling,
+                    noise=noise[rows],
+                    **text_states(self._prompts, self.text_encoder, *words, rows, self.device, self._num_tokens),
+                    step_generators=steps[rows],
+                    callback=on_step,
+                )
+                made.append(clean if output_type == "latent" else self.decode_latents(clean).cpu())
         audios: Any = torch.cat(made)
         gains: list[float] = []
         if output_type != "latent":

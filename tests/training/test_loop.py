@@ -146,6 +146,22 @@ def test_non_finite_steps_are_skipped_and_counted_then_stop_the_run(tmp_path):
         run(tmp_path / "many", task, replace(LOOP, max_bad_steps=4))
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+def test_a_skipped_step_leaves_running_statistics_as_they_were(tmp_path, bad):
+    """What is not finite reaches batch normalisation before the loss is known: a later save would be refused."""
+    task = LineTask()
+    task.phase.line = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
+    trainer = Trainer(task, replace(LOOP, max_steps=4, save_every=100), tmp_path, Processes())
+    trainer.run()
+    before = {name: value.clone() for name, value in task.phase.state_dict().items()}
+    task.x = torch.full_like(task.x, bad)
+    trainer._step()
+    trainer.state.step += 1
+    assert all(torch.equal(value, before[name]) for name, value in task.phase.state_dict().items())
+    trainer.save()
+    assert trainer.state.bad_steps == 1
+
+
 def test_minutes_end_the_run_and_the_learning_rate(tmp_path):
     loop = replace(LOOP, max_steps=10**9, max_minutes=0.01, log_every=50, validate_every=0, save_every=10**6)
     trainer = run(tmp_path, loop=loop)

@@ -28,8 +28,11 @@ from typing import Any, NoReturn
 
 import typer
 
+from dualspec.memory import is_out_of_memory
+
 USAGE, BAD_DATA, NO_INPUT, BUG, LOCKED, IO_ERROR, STOPPED = 2, 65, 66, 70, 73, 74, 75
 INTERRUPTED, TERMINATED = 130, 143
+FEWER = "take a smaller --batch-size, fewer clips or another --device"
 
 
 class UsageProblem(Exception):
@@ -86,10 +89,9 @@ def exit_code(error: BaseException) -> tuple[int, str]:
             return INTERRUPTED, "stopped; finished files are complete, nothing half-written is left"
         case SystemExit():
             return (error.code, "") if isinstance(error.code, int) else (BUG, message)
-        case MemoryError():
-            return IO_ERROR, "out of memory; take a smaller --batch-size, fewer clips or another --device"
-        case RuntimeError() if _is_out_of_memory(error):
-            return IO_ERROR, "out of memory; take a smaller --batch-size, fewer clips or another --device"
+        case _ if is_out_of_memory(error):
+            advised = message.startswith("out of memory with")
+            return IO_ERROR, message if advised else f"out of memory; {FEWER}"
         case BlockingIOError():
             return LOCKED, message
         case BrokenPipeError():  # whoever read our output has left
@@ -152,10 +154,6 @@ def _of_system(error: OSError) -> str:
         return str(error)
     name = f"{os.fspath(error.filename)}: " if isinstance(error.filename, (str, os.PathLike)) else ""
     return f"{name}{error.strerror}"
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _raised_by_us(error: ValueError) -> bool:

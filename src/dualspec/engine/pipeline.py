@@ -22,6 +22,7 @@ from dualspec.engine.noise import normal_noise
 from dualspec.engine.session import DECODER_SETTINGS, Graphs, available_threads, read_arrays
 from dualspec.engine.solver import denoise, is_served
 from dualspec.engine.spectra import Framing, both_ears
+from dualspec.memory import memory_watched
 from dualspec.text.encoder_files import (
     MINILM_SHA256,
     check_encoder_folder,
@@ -160,6 +161,7 @@ class OnnxPipeline:
 
         Raises:
             ValueError: an argument is out of its range.
+            MemoryError: the clips of a batch do not fit; a call with a smaller batch may follow.
         """
         if not prompt or not all(text.strip() for text in prompt):
             raise ValueError("prompt must be words, got an empty text; say what is heard and where")
@@ -175,7 +177,9 @@ class OnnxPipeline:
 
         for start in range(0, len(prompt), batch_size):
             rows = slice(start, start + batch_size)
-            for clip in self._decode(self._denoise(prompt[rows], seed[rows], sampling, on_step)):
+            with memory_watched(len(prompt[rows]), "a batch size of {} (batch_size, --batch-size)"):
+                decoded = self._decode(self._denoise(prompt[rows], seed[rows], sampling, on_step))
+            for clip in decoded:
                 peak = max(1.0, float(np.abs(_cut(clip, num_samples)).max()))
                 clips.append(_cut(clip, num_samples) / np.float32(peak))
                 gains.append(-20.0 * math.log10(peak))

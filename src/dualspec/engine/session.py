@@ -75,7 +75,7 @@ class Graphs:
         options.enable_cpu_mem_arena = False
         if once:
             options.add_session_config_entry("session.disable_prepacking", "1")
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # an error is raised, and said once
         arrays = [
             np.ascontiguousarray(weights.pop(key).T) if turned else weights.pop(key) for key, turned in wanted.items()
         ]

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dualspec.memory import memory_watched
 from dualspec.training.checkpoint import newest_checkpoint, save_checkpoint
 from dualspec.training.processes import Processes
 from dualspec.training.signals import signals_noted
@@ -172,7 +173,8 @@ class Trainer:
         saved_step = self.state.step
         with signals_noted(self._note_signal), self._logs(), self.processes.naming_the_late():
             while self.progress < 1.0 and not self._should_stop():
-                logs = self._step()
+                with memory_watched(self.micro_batch, "--set loop.micro_batch={}"):
+                    logs = self._step()
                 self.state.step += 1
                 self.state.elapsed_s = self.processes.largest(already + time.monotonic() - started)
                 self.on_progress(min(1.0, self.progress))

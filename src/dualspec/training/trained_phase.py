@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from dualspec.training.checkpoint import load_optimizer_tensors, optimizer_tensors, shard_like
@@ -61,6 +62,8 @@ class TrainedPhase:
         )
         kept = phase.averaged and config.ema_decay
         self.average = {name: value.detach().clone() for name, value in moved.items()} if kept else {}
+        norms = [module for module in self.module.modules() if isinstance(module, _BatchNorm)]
+        self._statistics = [value for norm in norms for value in norm.buffers()]
 
     def step(
         self,
@@ -78,6 +81,7 @@ class TrainedPhase:
         """
         self.wrapped.train()
         self.optimizer.zero_grad(set_to_none=True)
+        before = [value.clone() for value in self._statistics]
         total_weight = self.processes.sum(sum(batch["weight"].sum() for batch, _ in parts))
         share = self.processes.world_size / total_weight.clamp(min=1.0)  # gradients are averaged over processes
         logs: Logs = {}
@@ -104,6 +108,8 @@ class TrainedPhase:
         # the same in every process, as both are; a fused optimizer skips the step where it is 1
         self.optimizer.found_inf = (~torch.isfinite(total + norm)).float()  # type: ignore[attr-defined]
         self.optimizer.step()
+        for value, old in zip(self._statistics, before, strict=True):  # the pass through the network has moved them
+            value.copy_(torch.where(self.optimizer.found_inf > 0, old, value))  # type: ignore[attr-defined]
         self._follow(step)
         return total, norm, logs
 

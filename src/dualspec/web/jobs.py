@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualspec.config import to_dict
+from dualspec.memory import is_out_of_memory
 from dualspec.scenes.score import Scene
 from dualspec.web.messages import Job, JobState, Order
 from dualspec.web.settings import Settings
@@ -208,7 +209,7 @@ class JobBook:
             state, reason, status = stop.args
             return state, reason, status
         except Exception as error:  # the outermost door: the client gets one line, the log the trace
-            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            if is_out_of_memory(error):
                 return "failed", "out of memory; ask for fewer clips, or take a smaller --batch-size", 503
             _log.exception("job %s failed", task.id)
             return "failed", f"an error in dualspec ({type(error).__name__}); the server's log has the trace", 500
