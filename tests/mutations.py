@@ -136,8 +136,8 @@ MUTANTS = (
     Mutant(
         "the text mask reaches the denoiser",
         "diffusion/sampler.py",
-        "            both = denoiser(torch.cat((model_input, model_input)), timesteps, embeds, mask)",
-        "            both = denoiser(torch.cat((model_input, model_input)), timesteps, embeds, torch.ones_like(mask))",
+        "timesteps[step].expand(2 * batch), embeds, mask)",
+        "timesteps[step].expand(2 * batch), embeds, torch.ones_like(mask))",
         "diffusion test_pipeline.py",
     ),
     Mutant(
