@@ -363,3 +363,10 @@ def test_the_docs_name_what_exists(document: str) -> None:
 
 def defined_names(file: Path) -> set[str]:
     return {node.name for node in ast.walk(parse(file)) if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+
+
+def test_every_mutant_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "tests"))
+    mutants = importlib.import_module("mutations").MUTANTS
+    lost = [own.rule for own in mutants if (PACKAGE / own.file).read_text(encoding="utf-8").count(own.old) != 1]
+    assert len(mutants) >= 50 and not lost, f"tests/mutations.py: the line of {lost} moved"
