@@ -1,4 +1,4 @@
-"""What comes out: valid sound of the promised length, the same bytes for a seed, whole or not at all. (G1, G2, G6 to G8)"""
+"""What comes out: valid sound of the promised length, the same bytes for a seed, whole or not at all. (G1, 2, 6, 7)"""
 
 from __future__ import annotations
 
