@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -36,12 +37,25 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise OSError(f"path must be a regular file, got {str(target)!r}; choose another name")
     temporary = target.with_name(f"{_temporary_name()}{target.suffix}")
     try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, target)
-        sync(target.parent)
+        with saying_what_is_free(target.parent):
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, target)
+            sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def saying_what_is_free(folder: Path) -> Iterator[None]:
+    """Add the place, and the bytes that are free there, to the system's bare word that a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename is not None:
+            raise
+        free = shutil.disk_usage(folder).free
+        raise OSError(error.errno, f"{error.strerror}, {free} bytes are free", str(folder)) from error
 
 
 @contextmanager
@@ -54,7 +68,8 @@ def all_or_nothing(folder: Path) -> Iterator[Path]:
     temporary = folder / _temporary_name()
     temporary.mkdir()
     try:
-        yield temporary
+        with saying_what_is_free(folder):
+            yield temporary
         files = sorted(temporary.iterdir())
         for file in files:
             if (folder / file.name).is_dir():

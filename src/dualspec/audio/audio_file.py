@@ -1,18 +1,25 @@
-"""Opening audio files of strangers: every check that must come before the samples are used.
+"""Opening audio files of strangers, and writing whole ones: what libsndfile does not check.
 
-libsndfile reads a truncated WAV without a word and believes any header; the limits here stand before the decoder.
+It reads a truncated WAV without a word and believes any header: the limits here stand before the decoder. And what it
+writes as it closes a compressed file it never asks about: on a full disk a FLAC without its end looked well written.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
+
+from dualspec.files import atomic_path
 
 MIN_SAMPLE_RATE = 1_000
 MAX_SAMPLE_RATE = 384_000
@@ -202,3 +209,36 @@ def _ogg_ends(path: Path, size: int) -> bool:
             return True
         at = tail.rfind(b"OggS", 0, at)
     return False
+
+
+class _WatchedFile(io.FileIO):
+    """A file that remembers what the system refused while libsndfile wrote."""
+
+    refusal: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all bytes; after a refusal only pretend to, as libsndfile's binding asserts that they are written."""
+        left = memoryview(data)
+        try:
+            while left and self.refusal is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.refusal = error
+        return len(data)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[io.FileIO]:
+    """Lend a file to write sound into; it appears as `path` when the block ends and every byte of it was written.
+
+    Raises:
+        OSError: the system or libsndfile refused; whatever was there before stays.
+    """
+    with atomic_path(path) as temporary, _WatchedFile(temporary, "w+") as file:
+        try:
+            yield file
+        except soundfile.SoundFileError as error:
+            file.refusal = file.refusal or OSError(str(error))
+        if file.refusal is not None:
+            free = shutil.disk_usage(path.parent).free
+            raise OSError(f"{path} could not be written, {free} bytes are free: {file.refusal}") from file.refusal

@@ -23,8 +23,8 @@ from dualspec.audio.audio_file import (
     decode,
     info_of,
     open_checked,
+    whole_file,
 )
-from dualspec.files import atomic_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -278,11 +278,10 @@ class Pcm16Writer:
     def __init__(self, path: str | Path, sample_rate: int) -> None:
         """Open a temporary file beside the target."""
         self.num_samples = 0
-        self._stack = ExitStack()
-        temporary = self._stack.enter_context(atomic_path(path))
-        self._file = self._stack.enter_context(
-            soundfile.SoundFile(temporary, "w", sample_rate, 1, "PCM_16", format="FLAC")
-        )
+        with ExitStack() as stack:
+            file = stack.enter_context(whole_file(Path(path)))
+            self._file = stack.enter_context(soundfile.SoundFile(file, "w", sample_rate, 1, "PCM_16", format="FLAC"))
+            self._stack = stack.pop_all()
 
     def append(self, pcm: Tensor) -> int:
         """Write a clip behind the others.
@@ -357,8 +356,5 @@ def _to_storage(samples: np.ndarray, subtype: str) -> np.ndarray:
 
 
 def _write_atomic(path: Path, data: np.ndarray, sample_rate: int, file_format: str, subtype: str) -> None:
-    try:
-        with atomic_path(path) as temporary:
-            soundfile.write(temporary, data, sample_rate, subtype=subtype, format=file_format)
-    except soundfile.SoundFileError as error:
-        raise OSError(f"{path} could not be written: {error}") from error
+    with whole_file(path) as file:
+        soundfile.write(file, data, sample_rate, subtype=subtype, format=file_format)

@@ -16,7 +16,7 @@ from dualspec.config import load_json, save_json, to_dict
 from dualspec.data.datasets import load_clips
 from dualspec.data.selection import read_pairs
 from dualspec.diffusion.variant import VariantConfig
-from dualspec.files import read_json, write_text_atomic
+from dualspec.files import read_json, saying_what_is_free, write_text_atomic
 from dualspec.latents.vae import SpectrogramVae, VaeConfig
 from dualspec.text.encoder import build_text_encoder
 from dualspec.training.checkpoint import list_checkpoints
@@ -194,7 +194,7 @@ def train(
         ValueError: the folder holds a run already, its settings differ, or a decoder has no encoder to go with.
         BlockingIOError: another process trains in the folder.
     """
-    with run_lock(folder) if processes.is_main else contextlib.nullcontext():
+    with saying_what_is_free(folder), run_lock(folder) if processes.is_main else contextlib.nullcontext():
         _check_folder(config, folder, resume)
         if isinstance(config, VaeTaskConfig) and config.decoder_only and init is None and not resume:
             raise ValueError("init must be given with decoder_only, got none; name the weights whose encoder stays")
