@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import AudioPipelineOutput
 
-from dualspec.cli.models import _credits_of
+from dualspec.cli.models import credits_of
 from dualspec.model_folder import HUB_FILES, assemble
 from dualspec.pipeline import DualSpecPipeline
 
@@ -166,10 +166,10 @@ def test_every_saved_model_has_a_card_and_copies_keep_theirs(tiny_model: Path, t
     for name, text in pipeline.documents.items():
         assert (tmp_path / "copy" / name).read_text(encoding="utf-8") == text
     parts = {name: tmp_path / "own" / name for name in ("denoiser", "mel_vae", "stft_vae", "vocoder")}
-    assemble(tmp_path / "new", parts, credits=_credits_of(tmp_path / "own", None))
+    assemble(tmp_path / "new", parts, credits=credits_of(tmp_path / "own", None))
     assert "# new\n" in (tmp_path / "new" / "README.md").read_text(), "parts put together anew are another model"
     assert (tmp_path / "new" / "CREDITS.tsv").read_text() == pipeline.documents["CREDITS.tsv"]
-    assert _credits_of(tiny_model, None) is None
+    assert credits_of(tiny_model, None) is None
 
 
 def test_names_on_a_hub_are_fetched(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A disk that is really full: what was there stays whole, nothing half-written appears, and the message says why. (T7)"""
+"""A disk that is really full: what was there stays whole, nothing is half-written, the message says why (T7)."""
 
 from __future__ import annotations
 
