@@ -293,6 +293,7 @@ def test_a_signal_to_one_of_two_processes_stops_both(tmp_path: Path, number: int
     assert newest_checkpoint(tmp_path / "checkpoints")[0][0] == 4
 
 
+@pytest.mark.slow
 def test_sigusr1_to_the_launcher_saves_where_it_is_told_to_pass_it_on(tiny_job: Callable, tmp_path: Path) -> None:
     """`torchrun` itself ends with 1 then, whatever its processes say, but none of the steps is lost."""
     job = tiny_job("launched")
