@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import os
 import re
+import socket
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import pytest
@@ -57,12 +59,12 @@ MAX_FUNCTION_LINES = 80
 # Lowest versions that are safe: later ones close known holes or changed what we rely on.
 FLOORS = {
     "torch": "2.10",
-    "transformers": "5.3",
+    "transformers": "5.10.1",
     "diffusers": "0.42",
     "safetensors": "0.8",
     "h5py": "3.14",
     "soundfile": "0.13",
-    "starlette": "1",
+    "starlette": "1.3.1",
     "pydantic": "2.11",
 }
 FORBIDDEN = ("torchaudio", "torchvision", "torchcodec")
@@ -195,6 +197,29 @@ def test_nobody_imports_what_breaks_the_environment() -> None:
                 yield line, f"imports {module}"
 
     complain(python_files("src", "tests", "benchmarks"), find)
+
+
+def test_what_is_needed_needs_nothing_that_breaks_the_environment() -> None:
+    """What `pip install dualspec` and every extra bring along, as the installed packages say it themselves."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = [*project["dependencies"], *(text for e in project["optional-dependencies"].values() for text in e)]
+    wanted, seen = [Requirement(text) for text in declared], set()
+    while wanted:
+        requirement = wanted.pop()
+        for extra in ("", *sorted(requirement.extras)):
+            if (requirement.name, extra) in seen:
+                continue
+            seen.add((requirement.name, extra))
+            with contextlib.suppress(PackageNotFoundError):
+                needs = map(Requirement, requires(requirement.name) or ())
+                wanted += [need for need in needs if need.marker is None or need.marker.evaluate({"extra": extra})]
+    names = {name.lower().replace("_", "-") for name, _ in seen}
+    assert {"torch", "filelock", "tokenizers", "uvicorn"} <= names and not names & set(FORBIDDEN)
+
+
+def test_tests_reach_no_network() -> None:
+    with pytest.raises(OSError, match="tests must work without a network"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -190,3 +192,30 @@ def test_without_memory_it_says_what_to_try_and_goes_on(tmp_path: Path, engine: 
     assert done.stdout.splitlines()[-1] == repr([message, 1] if engine == "torch" else [74, 0]), done.stderr
     assert done.stderr == ("" if engine == "torch" else f"error: {message}\n")
     assert not list(tmp_path.glob(f"{many}/*"))
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_ctrl_c_ends_within_a_step_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    pytest.importorskip("onnxruntime")
+    module = importlib.import_module("dualspec.pipeline" if engine == "torch" else "dualspec.engine.pipeline")
+    name, steps = "sample" if engine == "torch" else "denoise", []
+
+    def interrupted(act: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*given: Any) -> Any:
+            steps.append(given)
+            if len(steps) == 2:
+                signal.raise_signal(signal.SIGINT)
+            return act(*given)
+
+        return step
+
+    real = getattr(module, name)
+    if engine == "torch":
+        monkeypatch.setattr(module, name, lambda *a, callback, **k: real(*a, callback=interrupted(callback), **k))
+    else:
+        monkeypatch.setattr(module, name, lambda *a: real(*a[:-1], interrupted(a[-1])))
+    words = ["generate", PROMPTS[0], "--engine", engine, "--steps", "30", "-o", str(tmp_path / "a.wav")]
+    assert main(words) == 130
+    assert len(steps) == 2 and list(tmp_path.iterdir()) == []

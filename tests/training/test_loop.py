@@ -124,6 +124,7 @@ def test_signal_saves_and_leaves(tmp_path):
     def interrupted(indices, random):
         if trainer.state.step == 3:
             signal.raise_signal(signal.SIGTERM)
+            assert signal.getsignal(signal.SIGINT) == signal.default_int_handler  # a second one acts at once
         return make_batch(indices, random)
 
     trainer.task.make_batch = interrupted

@@ -12,6 +12,7 @@ import resource
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -290,6 +291,27 @@ def test_a_signal_to_one_of_two_processes_stops_both(tmp_path: Path, number: int
     act = misbehave(tmp_path, 3, lambda: signal.raise_signal(number), expect)
     assert ended(group(act, 2)) == [0, 0]
     assert newest_checkpoint(tmp_path / "checkpoints")[0][0] == 4
+
+
+@pytest.mark.slow
+def test_sigusr1_to_the_launcher_saves_where_it_is_told_to_pass_it_on(tiny_job: Callable, tmp_path: Path) -> None:
+    """`torchrun` itself ends with 1 then, whatever its processes say, but none of the steps is lost."""
+    job = tiny_job("launched")
+    job["settings"] = ["loop.log_every=1", "loop.save_every=100000", "loop.max_steps=100000", "loop.validate_every=0"]
+    (tmp_path / "jobs.json").write_text(json.dumps([job]))
+    words = ["--standalone", "--nproc-per-node=2", "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
+    script, source = Path(__file__).with_name("run_tiny.py"), Path(__file__).parents[2] / "src"
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *words, script, tmp_path / "jobs.json"],
+        env=os.environ | {"PYTHONPATH": str(source)}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    log = Path(job["folder"]) / "log.jsonl"
+    while launcher.poll() is None and not (log.exists() and log.read_text().count("\n") > 1):
+        time.sleep(0.1)
+    launcher.send_signal(signal.SIGUSR1)
+    assert launcher.wait(60) == 1
+    found, complaints = newest_checkpoint(Path(job["folder"]) / "checkpoints")
+    assert found[0] >= 2 and not complaints and not (Path(job["folder"]) / "weights").exists()
 
 
 @pytest.mark.parametrize("way", ["hangs", "dies"])
