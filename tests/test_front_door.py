@@ -375,7 +375,7 @@ def test_a_value_error_of_a_library_is_a_bug_and_one_of_ours_a_refusal() -> None
             act()
         return info.value
 
-    assert exit_code(caught(lambda: torch.distributions.Normal(torch.nan, 1.0)))[0] == BUG
+    assert exit_code(caught(lambda: torch.distributions.Normal(torch.nan, 1.0, validate_args=True)))[0] == BUG
     assert exit_code(caught(lambda: parse_json("{", "it"))) == (BAD_DATA, str(caught(lambda: parse_json("{", "it"))))
 
 
