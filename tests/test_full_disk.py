@@ -154,17 +154,23 @@ def test_generate_by_onnx(on_full_disk: Callable, capfd: pytest.CaptureFixture[s
     on_full_disk(body)
 
 
-def test_prepare(on_full_disk: Callable, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Wherever it ends, the manifest is absent; with room again the same command makes what it makes alone."""
-    (tmp_path / "in" / "rain").mkdir(parents=True)
+def six_recordings(folder: Path) -> CorpusSpec:
+    """Noise of 1.3 s each, as a corpus."""
+    (folder / "in" / "rain").mkdir(parents=True)
     for number in range(6):
         noise = torch.rand(1, 20_800, generator=torch.Generator().manual_seed(number)) - 0.5
-        write_waveform(tmp_path / "in" / "rain" / f"{number}.wav", noise, 16_000)
-    prepare([CorpusSpec(name="folder", root=tmp_path / "in")], tmp_path / "alone", workers=1)
+        write_waveform(folder / "in" / "rain" / f"{number}.wav", noise, 16_000)
+    return CorpusSpec(name="folder", root=folder / "in")
+
+
+def test_prepare(on_full_disk: Callable, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Wherever it ends, the manifest is absent; with room again the same command makes what it makes alone."""
+    recordings = six_recordings(tmp_path)
+    prepare([recordings], tmp_path / "alone", workers=1)
     alone = {str(path.relative_to(tmp_path / "alone")): sha256_of(path) for path in (tmp_path / "alone").rglob("*.*")}
 
     def body(disk: Disk) -> None:
-        words = ("prepare", disk.root / "out", "--corpus", f"folder={tmp_path / 'in'}", "--workers", 1)
+        words = ("prepare", disk.root / "out", "--corpus", f"folder={recordings.root}", "--workers", 1)
         for left in (4096, 40_000, 100_000):
             disk.fill(left)
             refused(capfd, *words)
@@ -179,11 +185,7 @@ def test_prepare(on_full_disk: Callable, tmp_path: Path, capfd: pytest.CaptureFi
 
 def test_training(on_full_disk: Callable, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """In the settings, in the log, in the midst of a checkpoint: the one before stays, and with room it goes on."""
-    (tmp_path / "in" / "rain").mkdir(parents=True)
-    for number in range(6):
-        noise = torch.rand(1, 20_800, generator=torch.Generator().manual_seed(number)) - 0.5
-        write_waveform(tmp_path / "in" / "rain" / f"{number}.wav", noise, 16_000)
-    prepare([CorpusSpec(name="folder", root=tmp_path / "in")], tmp_path / "data", workers=1)
+    prepare([six_recordings(tmp_path)], tmp_path / "data", workers=1)
 
     def body(disk: Disk) -> None:
         words = ("train", "tiny/localizer", "--data", tmp_path / "data", "--runs", disk.root, "--resume")

@@ -33,7 +33,10 @@ PAIRS = (
 )
 PROMPTS = [f"EVENT: {event} & LOCATION: {place}" for event, *places in PAIRS for place in places]
 TABLE = re.compile(r"(?<=<!-- clips -->\n).*(?=<!-- end -->)", re.DOTALL)
-QUALITY = 0.6  # of the encoder: 0 is the best, 1 the smallest
+MAX_ILD_CHANGE_DB = 0.28
+QUALITIES = [
+    hundredths / 100 for hundredths in range(64, 38, -2)
+]  # 0 is the best, 1 the smallest; the first that keeps the level
 
 
 def main() -> None:
@@ -50,10 +53,14 @@ def main() -> None:
             event = PAIRS[(number - 1) // 2][0]
             stem = f"{number:02d}-{event.replace(' ', '-')}-{clip.record['azimuth']['azimuth_deg']:.0f}"
             sound = HERE / f"{stem}.ogg"
-            soundfile.write(sound, waveform.T.numpy(), rate, format="OGG", subtype="VORBIS", compression_level=QUALITY)
             draw(waveform, HERE / f"{stem}.png")
             proof = clip.record["direction"]
-            again = judge.hear(*read_waveform(sound), proof["asked_deg"])
+            for quality in QUALITIES:
+                written = {"format": "OGG", "subtype": "VORBIS", "compression_level": quality}
+                soundfile.write(sound, waveform.T.numpy(), rate, **written)
+                again = judge.hear(*read_waveform(sound), proof["asked_deg"])
+                if abs(again["ild_db"] - proof["ild_db"]) < MAX_ILD_CHANGE_DB:
+                    break
             names = ("asked_deg", "heard_deg", "confidence", "itd_us", "ild_db", "itd_error_us", "ild_error_db")
             clips.append({"file": stem, "prompt": clip.record["prompt"], "seed": clip.record["seed"]})
             clips[-1] |= {name: proof[name] for name in names} | {"ogg": {name: again[name] for name in names[1:5]}}

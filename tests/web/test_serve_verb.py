@@ -25,6 +25,7 @@ from dualspec.cli.door import IO_ERROR, USAGE
 pytest.importorskip("fastapi", reason="the page needs the extra 'web'")
 
 ORDER = {"event": "dog bark", "azimuth_deg": 90, "num_inference_steps": 2}
+LONG = ORDER | {"num_inference_steps": 200}  # seconds on any machine: it still runs when the server is told to stop
 JSON = {"content-type": "application/json"}
 
 
@@ -60,7 +61,7 @@ def ask(port: int, method: str, path: str, body: Any = None) -> tuple[int, dict[
 
 def test_s7_from_an_order_to_sound_and_an_end_that_lets_the_running_job_finish(serve, tmp_path):
     process, port = serve()
-    status, headers, sound = ask(port, "POST", "/api/generate", ORDER)
+    status, headers, sound = ask(port, "POST", "/api/generate", LONG)
     assert status == 200
     (tmp_path / "dog.wav").write_bytes(sound)
     waveform, rate = read_waveform(tmp_path / "dog.wav")
@@ -68,17 +69,17 @@ def test_s7_from_an_order_to_sound_and_an_end_that_lets_the_running_job_finish(s
     job = headers["content-location"].removesuffix("/clips/0/audio")
     record = json.loads(ask(port, "GET", f"{job}/clips/0/record")[2])
     assert record["prompt"] == "EVENT: Dog bark & LOCATION: 9 o'clock direction"
-    assert record["sampling"]["num_inference_steps"] == 2 and record["direction"]["asked_deg"] == 90.0
+    assert record["sampling"]["num_inference_steps"] == 200 and record["direction"]["asked_deg"] == 90.0
     heard = json.loads(ask(port, "POST", "/api/localize", sound)[2])
     assert heard["azimuth_deg"] == record["direction"]["heard_deg"]
     assert "dog" in json.loads(ask(port, "GET", "/api/events")[2])
 
     answers: list[tuple[int, dict[str, str], bytes]] = []
-    running = threading.Thread(target=lambda: answers.append(ask(port, "POST", "/api/generate", ORDER)))
+    running = threading.Thread(target=lambda: answers.append(ask(port, "POST", "/api/generate", LONG)))
     running.start()
-    while json.loads(ask(port, "GET", "/healthz")[2])["waiting"] == 0 and not answers:
-        _, _, body = ask(port, "POST", "/api/jobs", ORDER)  # waits behind the running one
-        waiting = json.loads(body)["id"]
+    while not json.loads(ask(port, "GET", "/healthz")[2])["running"]:
+        pass
+    waiting = json.loads(ask(port, "POST", "/api/jobs", ORDER)[2])["id"]  # behind the running one
     process.send_signal(signal.SIGTERM)
     while ask(port, "GET", "/healthz")[0] == 200:
         pass

@@ -147,9 +147,10 @@ api = APIRouter(responses=_REFUSALS)
 
 @api.get("/healthz")
 async def healthz(service: AnyService) -> JSONResponse:
-    """Say whether the service takes jobs, and how many wait."""
-    is_draining = service.jobs.draining
-    health = {"status": "draining" if is_draining else "ok", "waiting": service.jobs.waiting}
+    """Say whether the service takes jobs, whether one runs, and how many wait."""
+    jobs, is_draining = service.jobs, service.jobs.draining
+    status = "draining" if is_draining else "ok"
+    health = {"status": status, "running": jobs.running is not None, "waiting": jobs.waiting}
     return JSONResponse(health, 503 if is_draining else 200)
 
 
