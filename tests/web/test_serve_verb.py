@@ -83,7 +83,7 @@ def test_s7_from_an_order_to_sound_and_an_end_that_lets_the_running_job_finish(s
     process.send_signal(signal.SIGTERM)
     while ask(port, "GET", "/healthz")[0] == 200:
         pass
-    status, headers, body = ask(port, "POST", "/api/jobs", ORDER)
+    status, headers, _ = ask(port, "POST", "/api/jobs", ORDER)
     assert status == 503 and int(headers["retry-after"]) > 0
     assert json.loads(ask(port, "GET", f"/api/jobs/{waiting}")[2])["error"] == "the server is stopping"
     running.join()
