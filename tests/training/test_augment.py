@@ -193,6 +193,18 @@ def test_draws_do_not_depend_on_the_number_of_processes() -> None:
         assert torch.allclose(part, whole[rows], atol=1e-4) and torch.equal(part_targets, targets[rows])
 
 
+def test_a_chance_that_meets_no_clip_changes_none() -> None:
+    """A batch may be one clip: where no row is drawn, each change leaves it as it was, at each chance of the chain."""
+    names = ("mixture", "equalizer", "band_limit", "head", "room", "ear_errors", "vocoder", "quantizer", "noise")
+    chain = augmenter(**dict.fromkeys(names, 1e-9), codec=1e-9, no_direction=1e-9)
+    draws, one = random(slice(0, 1)), slice(0, 1)
+    hrirs = chain.change_heads(HRIRS[None], draws)
+    source = chain.change_source(mono()[one], mono(1)[one], draws)
+    clips = chain.change_ears(chain.render(source, hrirs, LATERAL[one], draws), draws)
+    kept, targets = chain.remove_direction(clips, LATERAL[one], draws)
+    assert torch.allclose(kept, binaural()[one], atol=1e-5) and targets.argmax() == LATERAL[0]
+
+
 def test_chances_are_checked() -> None:
     with pytest.raises(ValueError, match=r"augment.room must be a chance in \[0, 1\], got 3.0"):
         AugmentConfig(room=3.0)

@@ -117,9 +117,10 @@ class Augmenter:
         pinna = config.pinna_db * pinna * (frequency / 2000.0 - 0.5).clamp(0, 1)  # nothing below 1 kHz
         jitter_s = config.delay_jitter_us * 1e-6 * random.normal((hrirs.shape[1], 2)) / math.sqrt(2)
         rows = _rows(random, config.head).to(hrirs.device)
-        spectrum = stretched_spectrum(hrirs[rows], size.to(hrirs)[rows], len(frequency))
-        turn = torch.polar(_decibel(pinna[rows]), -2 * math.pi * frequency * jitter_s[rows][..., None])
-        changed[rows] = torch.fft.irfft(spectrum * turn)[..., :num_taps]
+        if rows.numel():
+            spectrum = stretched_spectrum(hrirs[rows], size.to(hrirs)[rows], len(frequency))
+            turn = torch.polar(_decibel(pinna[rows]), -2 * math.pi * frequency * jitter_s[rows][..., None])
+            changed[rows] = torch.fft.irfft(spectrum * turn)[..., :num_taps]
         return changed
 
     def render(self, mono: Tensor, hrirs: Tensor, directions: Tensor, random: StepRandom) -> Tensor:
