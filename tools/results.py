@@ -175,7 +175,13 @@ class Bench:
         self.clips("target", ["--manifest", str(drawn)], reference="target/reference")
         for style in WORDINGS:
             self.judged(f"target-{style}", self.work / "clips/target", "--reference", str(reference), "--style", style)
-        self.clips("target-unseen", ["--manifest", str(unseen)])
+        between = self.work / "between.txt"
+        degrees = [tens for tens in range(0, 360, 10) if tens % 30]
+        lines = [f"EVENT: {event.capitalize()} & LOCATION: DOA {asked}" for event in EVENTS for asked in degrees]
+        between.write_text("\n".join(lines) + "\n")
+        for name, chosen in (("unseen", ["--manifest", str(unseen)]), ("between", ["--prompts", str(between)])):
+            for reading in ("typed", "known"):
+                self.clips(f"target-{name}-{reading}", chosen, "--location-words", reading)
         if self.said.mel_base:
             self.clips(
                 "target-mel-base",
@@ -227,7 +233,9 @@ def tables(work: Path) -> Iterator[tuple[str, str]]:
     if known(*(f"guidance-{words}" for words in GUIDANCE)):
         yield "guidance", _quality("guidance scale", {words: f"guidance-{words}" for words in GUIDANCE}, work)
     names = {"all": "target", **{words: f"target-{style}" for style, words in WORDINGS.items()}}
-    names["general words that were not trained"] = "target-unseen"
+    for name, words in (("unseen", "general words that were not trained"), ("between", "degrees between the twelve")):
+        names[f"{words}, as typed"] = f"target-{name}-typed"
+        names[f"{words}, read as DOA"] = f"target-{name}-known"
     if known(*names.values()):
         extra = {"Mel-base (600 steps)": "target-mel-base"} if known("target-mel-base") else {}
         extra["other recordings through the head: the most that can be had"] = "target-others"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dualspec.model_folder import LoadedLocalizer
     from dualspec.pipeline import DualSpecPipeline
     from dualspec.prompt_lists import ClipRequest
+    from dualspec.text.location_words import Reading
     from dualspec.text.prompts import ParsedPrompt
 
 Engine = Literal["torch", "onnx"]
@@ -66,6 +67,7 @@ class Candidate:
     seed: int  # of noise
     waveform: Any  # (2, S), a tensor or, from the ONNX engine, an array
     gain_db: float  # 0, or the negative gain that kept it within full scale
+    read_as: str  # what the model read of the prompt
     score: float | None  # how well it is placed, -1 to 1; None if it is silent or was not scored
 
 
@@ -87,6 +89,7 @@ def generate_clips(
     options: OutputOptions,
     duration_s: float | None = None,
     batch_size: int = 8,
+    location_words: Reading = "known",
     head: Head | None = None,
     chooser: LoadedLocalizer | None = None,
     on_step: Callable[[int, int, Any], None] | None = None,
@@ -101,6 +104,7 @@ def generate_clips(
         options: sample format, picture, judge.
         duration_s: length, seconds; the model's own when None.
         batch_size: sounds denoised at once.
+        location_words: `known` says directions in words of training, `typed` leaves every prompt as it is.
         head: also write each clip's mid signal as heard through this head, named "-rendered".
         chooser: the localizer that picks the best placed of a clip's candidates; never the judge.
         on_step: called after every denoising step; may raise to stop.
@@ -128,6 +132,7 @@ def generate_clips(
         "audio_length_in_s": duration_s,
         "batch_size": batch_size,
         "callback_on_step_end": on_step_end,
+        "location_words": location_words,
     }
     for request, candidate, tried in _draw(pipeline, requests, settings, chooser):
         record = _record(request, candidate, facts)
@@ -164,6 +169,7 @@ def stands(
     request: ClipRequest,
     facts: dict[str, Any],
     *,
+    read_as: str,
     options: OutputOptions,
     head: Head | None = None,
     chooser: LoadedLocalizer | None = None,
@@ -173,6 +179,7 @@ def stands(
     Args:
         request: the clip.
         facts: fields that its record must have: `run_facts`, and `num_samples`.
+        read_as: what the model would read of its prompt.
         options: sample format, picture, judge.
         head: of the rendered sound beside it.
         chooser: of the candidates.
@@ -190,6 +197,8 @@ def stands(
         if not isinstance(record, dict) or any(record.get(name) != value for name, value in wanted.items()):
             return False
         if record.get("loudness", {}).get("target_lufs") != options.loudness_lufs:
+            return False
+        if record.get("read_as", record["prompt"]) != read_as:  # older records hold what was read as typed
             return False
         if (record["candidates"][0]["seed"] if several else record.get("seed")) != request.seed:
             return False
@@ -230,13 +239,14 @@ def _draw(
     for start in range(0, len(draws), settings["batch_size"]):
         batch = draws[start : start + settings["batch_size"]]
         output = pipeline([request.prompt for request, _ in batch], seed=[seed for _, seed in batch], **settings)
-        for (request, seed), waveform, gain_db in zip(batch, output.audios, output.gains_db, strict=True):
+        results = zip(batch, output.audios, output.gains_db, output.read_as, strict=True)
+        for (request, seed), waveform, gain_db, read_as in results:
             score = None
             if chooser is not None and request.best_of > 1 and request.parsed.azimuth is not None:
                 asked_deg = request.parsed.azimuth.azimuth_deg
                 score = placement_scores(chooser.localizer, waveform[None], output.sample_rate, [asked_deg])[0]
             tried.append({"seed": seed, "score": score})
-            candidate = Candidate(seed=seed, waveform=waveform, gain_db=gain_db, score=score)
+            candidate = Candidate(seed=seed, waveform=waveform, gain_db=gain_db, read_as=read_as, score=score)
             if best is None or (score is not None and (best.score is None or score > best.score)):
                 best = candidate  # a silent one has no score and never wins
             if len(tried) == request.best_of:
@@ -378,6 +388,7 @@ def _asked(request: ClipRequest) -> dict[str, Any]:
 def _record(request: ClipRequest, candidate: Candidate, facts: dict[str, Any]) -> dict[str, Any]:
     return {
         **_asked(request),
+        "read_as": candidate.read_as,
         "rendered": False,
         "seed": candidate.seed,
         "gain_db": round(candidate.gain_db, 6) + 0.0,

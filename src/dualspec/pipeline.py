@@ -5,6 +5,7 @@ of a head are carried along for whoever judges, and never read.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,6 +39,7 @@ from dualspec.model_folder import (
 from dualspec.synthesis.reconstruct import reconstruct
 from dualspec.synthesis.vocoder import build_vocoder
 from dualspec.text.encoder import TextEncoder, build_text_encoder
+from dualspec.text.location_words import Reading
 from dualspec.text.prompt_cache import PromptCache
 from dualspec.training.weights import load_module, save_weights
 
@@ -168,6 +170,7 @@ class DualSpecPipeline:
         sampler: SamplerName | None = None,
         seed: int | list[int] | None = None,
         batch_size: int = 8,
+        location_words: Reading = "known",
     ) -> "BinauralOutput | Any":
         """Generate two-ear sound from words.
 
@@ -193,6 +196,8 @@ class DualSpecPipeline:
             sampler: "ddpm", "ddim", "dpmpp" or "unipc"; the model's own default if None.
             seed: of the first clip of each prompt, or one per clip; 0 if neither it nor a generator is given.
             batch_size: clips denoised at once; it does not change the result beyond rounding.
+            location_words: "known" says a direction in other words than those of training as `DOA` with the nearest
+                degrees that were trained; "typed" lets the model read every prompt as it is.
 
         Returns:
             The clips, in prompt order.
@@ -214,6 +219,8 @@ class DualSpecPipeline:
         )
         if generator is not None and seed is not None:
             raise ValueError(f"seed must be left out beside a generator, got {seed}; give one of them")
+        read_as = [self.config.location_words.read(text, location_words) for text in words[0].texts]
+        asked, words = words[0].texts, (replace(words[0], texts=read_as), words[1])
         count = len(words[0])
         seeds = read_seeds(seed or 0, num_waveforms_per_prompt, count) if generator is None else []
         shape = (count, *self.pairing.packed_shape)
@@ -243,7 +250,7 @@ class DualSpecPipeline:
         if output_type != "latent":
             audios, gains = _within_full_scale(_cut(audios, num_samples))
         audios = audios.numpy() if output_type == "np" else audios
-        return BinauralOutput(audios, self.sample_rate, seeds, words[0].texts, gains) if return_dict else (audios,)
+        return BinauralOutput(audios, self.sample_rate, seeds, asked, gains, read_as) if return_dict else (audios,)
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str | list[str]) -> tuple[Tensor, Tensor]:

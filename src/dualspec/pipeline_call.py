@@ -29,6 +29,7 @@ class BinauralOutput(AudioPipelineOutput):
     seeds: list[int]  # the seed of each clip; none where generators drew
     prompts: list[str]  # the prompt of each clip; none where its states were given
     gains_db: list[float]  # 0, or the negative gain that kept a clip within full scale; none of latents
+    read_as: list[str]  # what the model read of each prompt; none where its states were given
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from dualspec.audio.waveform import write_waveform
 from dualspec.diffusion.sampler import SamplingConfig
 from dualspec.generation import WrittenClip
 from dualspec.scenes.score import plan_scene
+from dualspec.text.location_words import LocationWords
 from dualspec.web.app import create_app
 from dualspec.web.serving import build_server
 from dualspec.web.settings import Settings
@@ -74,7 +75,8 @@ class FakeStudio:
             azimuth = {"azimuth_deg": parsed.azimuth.azimuth_deg}
             proof = {"heard_deg": 90.0, "confidence": 0.9, "itd_us": -700.0, "ild_db": 8.0, "no_answer": None}
             proof |= {"front_back_confused": None, "localizer": {}, "target": {}}
-            record = {"prompt": prompt, "seed": order.seed + index, "azimuth": azimuth, "gain_db": 0.0}
+            read_as = LocationWords().read(prompt)
+            record = {"prompt": prompt, "read_as": read_as, "seed": order.seed + index, "azimuth": azimuth, "gain_db": 0.0}
             record |= {"num_samples": SAMPLES, "sample_rate": RATE, "direction": proof}
             yield WrittenClip(path=path, record=record, replaced=False)
 

@@ -96,6 +96,19 @@ def test_progress_is_shown_and_can_be_cancelled(page, plain, wait_for):
     assert page.get_by_label("Where is it?").get_attribute("aria-invalid") == "true"
 
 
+def test_words_that_the_model_does_not_know_are_said_to_be_read_otherwise(page):
+    page.get_by_label("I hear").fill("rain")
+    page.get_by_text("in my words").click()
+    for number, (words, said) in enumerate((("over my left shoulder", ", read as DOA 150"), ("directly behind", ""))):
+        page.get_by_label("Where is it?").fill(words)
+        page.get_by_role("button", name="Generate").click()
+        page.locator(".card").nth(number).wait_for()
+        assert page.locator(".card .meta").first.inner_text().endswith(f"4 steps{said}")
+    page.reload()
+    page.locator("li.ready").nth(1).wait_for()
+    assert page.locator(".card .meta").nth(1).inner_text().endswith("read as DOA 150")
+
+
 def test_a_reload_goes_on_with_the_running_job(page, plain, wait_for):
     plain.studio.go.clear()
     page.locator("#variants").evaluate("slider => { slider.value = 2; }")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -88,6 +87,10 @@ def generate(
     allow_no_direction: Annotated[
         bool, typer.Option("--allow-no-direction", help="Accept prompts without one.")
     ] = False,
+    location_words: Annotated[
+        Literal["known", "typed"],
+        typer.Option(help="known: other words for a direction than those of training are read as DOA and degrees."),
+    ] = "known",
     blank_location: Annotated[
         bool,
         typer.Option("--blank-location", help="Control experiment: the model reads the prompt without its LOCATION."),
@@ -141,7 +144,11 @@ def _write(said: SimpleNamespace, requests: list[ClipRequest]) -> None:
     model = model_facts(pipeline, folder)
     in_file = round(num_samples * (said.sample_rate or pipeline.sample_rate) / pipeline.sample_rate)
     facts = run_facts(model, sampling, pipeline.engine) | {"num_samples": in_file}
-    standing = partial(stands, facts=facts, options=options, head=head, chooser=chooser)
+
+    def standing(request: ClipRequest) -> bool:
+        read_as = pipeline.config.location_words.read(request.prompt, said.location_words)
+        return stands(request, facts, read_as=read_as, options=options, head=head, chooser=chooser)
+
     is_list = said.manifest is not None or said.prompts is not None
     own = whole_batches(requests, said.batch_size)[rank::num_processes]
     missing = [batch for batch in own if not (is_list and all(map(standing, batch)))]
@@ -159,6 +166,7 @@ def _write(said: SimpleNamespace, requests: list[ClipRequest]) -> None:
             options=options,
             duration_s=said.duration,
             batch_size=said.batch_size,
+            location_words=said.location_words,
             head=head,
             chooser=chooser,
             on_step=lambda step, num_steps, latents: show(next(done)),
@@ -310,6 +318,8 @@ def _report(clip: WrittenClip) -> None:
     words = [f"{record['num_samples'] / record['sample_rate']:g} s", f"seed {record['seed']}"]
     if record["best_of"] > 1:
         words.append(f"best of {record['best_of']} by {record['chooser']['name']}")
+    if record["read_as"] != record["prompt"]:
+        words.append(f"read as {record['read_as']!r}")
     if record["azimuth"] is not None:
         words.append(f"asked {record['azimuth']['azimuth_deg']:g}")
     direction = record.get("direction", {})

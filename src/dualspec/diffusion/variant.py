@@ -10,6 +10,7 @@ from dualspec.diffusion.transformer import DitConfig
 from dualspec.latents.pairing import PairingConfig
 from dualspec.latents.vae import VaeConfig
 from dualspec.text.encoder import TextEncoderConfig
+from dualspec.text.location_words import LocationWords
 
 VariantName = Literal["mel_base", "stft_base", "dualspec", "dualspec_d", "dualspec_p"]
 
@@ -33,6 +34,7 @@ class VariantConfig:
     pairing: PairingConfig = field(default_factory=PairingConfig)  # how the latents are joined
     schedule: NoiseScheduleConfig = field(default_factory=NoiseScheduleConfig)  # noise and target
     sampling: SamplingConfig = field(default_factory=SamplingConfig)  # how it is sampled unless asked otherwise
+    location_words: LocationWords = field(default_factory=LocationWords)  # the directions it was trained on
     merge_mode: Literal["paper", "phase_delta"] = "paper"  # how Mel and STFT branch meet (decision 20)
     mid_phase: Literal["vocoder", "griffin_lim", "stft"] = "vocoder"  # where "phase_delta" takes its one phase from
     sample_rate: int = 16_000  # Hz

@@ -30,6 +30,7 @@ from dualspec.text.encoder_files import (
     minilm_package_folder,
     warn_truncated,
 )
+from dualspec.text.location_words import LocationWords, Reading
 from dualspec.training.weights_folder import read_document
 
 PACKAGES = ("onnxruntime", "tokenizers")
@@ -47,6 +48,7 @@ class OnnxOutput:
     seeds: list[int]  # the seed of each clip
     prompts: list[str]  # the prompt of each clip
     gains_db: list[float]  # 0, or the negative gain that kept a clip within full scale
+    read_as: list[str]  # what the model read of each prompt
 
 
 def obstacle(folder: Path) -> str | None:
@@ -105,6 +107,8 @@ class OnnxPipeline:
         self.sample_rate, self.config.num_samples = int(settings["sample_rate"]), int(settings["num_samples"])
         self.config.sampling = from_dict(SamplingConfig, settings["sampling"], where=f"{folder}: sampling")
         self._schedule = from_dict(NoiseScheduleConfig, settings["schedule"], where=f"{folder}: schedule")
+        words = settings.get("location_words", {})
+        self.config.location_words = from_dict(LocationWords, words, where=f"{folder}: location_words")
         self._framing = Framing(n_fft=stft["n_fft"], hop_length=stft["hop_length"])
         self._shape = tuple(settings["denoiser"]["latent_shape"])
         graphs, threads = Graphs(), self.num_threads
@@ -156,6 +160,7 @@ class OnnxPipeline:
         audio_length_in_s: float | None = None,
         batch_size: int = 8,
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], Any] | None = None,
+        location_words: Reading = "known",
     ) -> OnnxOutput:
         """Generate two-ear sound from words; arguments, with one seed for each prompt, as of `DualSpecPipeline`.
 
@@ -169,6 +174,7 @@ class OnnxPipeline:
             raise ValueError(f"seed must be one per clip ({len(prompt)}), got {len(seed)}")
         num_samples = self.num_samples(audio_length_in_s)
         sampling = self.sampling_config(num_inference_steps, guidance_scale, sampler)
+        read_as = [self.config.location_words.read(text, location_words) for text in prompt]
         clips, gains = [], []
 
         def on_step(done: int, _: int, latents: np.ndarray) -> None:
@@ -178,12 +184,12 @@ class OnnxPipeline:
         for start in range(0, len(prompt), batch_size):
             rows = slice(start, start + batch_size)
             with memory_watched(len(prompt[rows]), "a batch size of {} (batch_size, --batch-size)"):
-                decoded = self._decode(self._denoise(prompt[rows], seed[rows], sampling, on_step))
+                decoded = self._decode(self._denoise(read_as[rows], seed[rows], sampling, on_step))
             for clip in decoded:
                 peak = max(1.0, float(np.abs(_cut(clip, num_samples)).max()))
                 clips.append(_cut(clip, num_samples) / np.float32(peak))
                 gains.append(-20.0 * math.log10(peak))
-        return OnnxOutput(np.stack(clips), self.sample_rate, list(seed), list(prompt), gains)
+        return OnnxOutput(np.stack(clips), self.sample_rate, list(seed), list(prompt), gains, read_as)
 
     def _denoise(
         self, prompts: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig, on_step: Any

@@ -1,6 +1,6 @@
 """Training a denoiser on the latents of two-eared clips and the words that describe them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -20,6 +20,7 @@ from dualspec.latents.pairing import LatentPairing
 from dualspec.latents.vae import SpectrogramVae, waveform_to_channels
 from dualspec.text.encoder import TextEncoder
 from dualspec.text.lexicon import Lexicon
+from dualspec.text.location_words import LocationWords
 from dualspec.text.prompts import draw_location_style, prompt_for
 from dualspec.training.latent_bank import LatentBank
 from dualspec.training.prompt_bank import PromptBank
@@ -102,6 +103,7 @@ class DiffusionTask:
     ) -> None:
         """Freeze the VAEs and build the denoiser on the device of the clips."""
         self.config, self.source, self.held_out = config, source, held_out
+        self.location_words = LocationWords(num_azimuths=config.render.num_azimuths, lexicon=config.lexicon)
         device = source.hrirs.device
         self.vaes = [vaes[part].to(device).eval().requires_grad_(False) for part in config.variant.parts]
         self.latents = LatentBank(source, self.vaes) if config.keep_latents else None
@@ -178,4 +180,5 @@ class DiffusionTask:
 
     def export(self, folder: Any, *, dtype: torch.dtype = torch.float32, notes: dict[str, Any] | None = None) -> None:
         """Write the denoiser."""
-        save_weights(folder, self.phase.denoiser, self.config.variant, dtype=dtype, notes=notes)
+        variant = replace(self.config.variant, location_words=self.location_words)
+        save_weights(folder, self.phase.denoiser, variant, dtype=dtype, notes=notes)

@@ -121,9 +121,9 @@ const stored = () => JSON.parse(localStorage.getItem("dualspec.history") ?? "[]"
 const store = (list) => localStorage.setItem("dualspec.history", JSON.stringify(list.slice(0, MAX_HISTORY)));
 
 function remember(job, index) {
-  const { name, seed, azimuth, direction } = job.clips[index];
+  const { name, seed, azimuth, direction, prompt, read_as: text } = job.clips[index];
   const order = { ...job.order, seed, num_clips: 1 };
-  const entry = { id: `${job.id}/clips/${index}`, name, order, asked: azimuth.azimuth_deg, direction, expires: Date.now() + info.keep_s * 1000 };
+  const entry = { id: `${job.id}/clips/${index}`, name, order, asked: azimuth.azimuth_deg, direction, read: text && text !== prompt ? text.split("LOCATION: ").at(-1) : null, expires: Date.now() + info.keep_s * 1000 };
   store([entry, ...stored().filter((old) => old.id !== entry.id)]);
   return entry;
 }
@@ -145,7 +145,7 @@ function addCard(entry, bytes = null) {
   const part = (selector) => card.querySelector(selector);
   const { order, direction } = entry, words = entry.rendered ? [entry.rendered, ""] : verdict(entry);
   part("h3").append(order.event, Object.assign(document.createElement("em"), { textContent: `, ${clock(entry.asked)}` }));
-  part(".meta").textContent = entry.rendered ? "rendered, not generated" : `seed ${order.seed}, ${order.num_inference_steps ?? info.num_inference_steps} steps`;
+  part(".meta").textContent = entry.rendered ? "rendered, not generated" : `seed ${order.seed}, ${order.num_inference_steps ?? info.num_inference_steps} steps${entry.read ? `, read as ${entry.read}` : ""}`;
   part(".verdict").append(Object.assign(document.createElement("b"), { textContent: words[0] }), ` ${words[1]}`);
   part("canvas").setAttribute("aria-label", `Spectrograms of ${order.event}: left ear above, right ear below`);
   proofDial(part(".proof"), entry.asked, direction?.heard_deg ?? null, words.join(" "));
