@@ -182,7 +182,7 @@ print([act(int(many)), act(1)], flush=True)
 OUT_OF_MEMORY = "out of memory with {} clips at once; try a batch size of {} (batch_size, --batch-size)"
 
 
-@pytest.mark.parametrize(("engine", "many", "megabytes"), [("torch", 8, 100), ("onnx", 64, 350)])
+@pytest.mark.parametrize(("engine", "many", "megabytes"), [("torch", 32, 100), ("onnx", 128, 700)])
 def test_without_memory_it_says_what_to_try_and_goes_on(tmp_path: Path, engine: str, many: int, megabytes: int) -> None:
     """The system gives no more memory (RLIMIT_AS): the call or command fails, and a smaller one after it works."""
     pytest.importorskip("onnxruntime")

@@ -118,8 +118,8 @@ def generate_clips(
     _check_chooser(requests, chooser, options.judge)
     for localizer in filter(None, (getattr(who, "localizer", None) for who in (chooser, options.judge))):
         localizer.to(pipeline.device)
-    facts = run_facts(model, sampling, pipeline.engine) | {"batch_size": batch_size, "device": pipeline.device.type}
-    facts |= {"num_threads": pipeline.num_threads}
+    machine = {"batch_size": batch_size, "device": pipeline.device.type, "num_threads": pipeline.num_threads}
+    facts = run_facts(model, sampling, pipeline.engine) | machine
 
     def on_step_end(_: Any, index: int, timestep: Any, now: dict[str, Any]) -> None:
         if on_step is not None:
@@ -196,9 +196,8 @@ def stands(
         wanted |= {"rendered": source is not None} | ({"head": source} if source is not None else {})
         if not isinstance(record, dict) or any(record.get(name) != value for name, value in wanted.items()):
             return False
-        if record.get("loudness", {}).get("target_lufs") != options.loudness_lufs:
-            return False
-        if record.get("read_as", record["prompt"]) != read_as:  # older records hold what was read as typed
+        read = record.get("read_as", record["prompt"])  # older records are of prompts that were read as typed
+        if record.get("loudness", {}).get("target_lufs") != options.loudness_lufs or read != read_as:
             return False
         if (record["candidates"][0]["seed"] if several else record.get("seed")) != request.seed:
             return False
@@ -207,9 +206,8 @@ def stands(
             judge is not None and direction["target"] != {"name": judge.target.name, "sha256": judge.target.sha256}
         ):
             return False
-        if options.picture and not path.with_suffix(".png").is_file():
-            return False
-        if not path.is_file() or sha256_of(path) != record.get("sha256"):
+        files = [path, path.with_suffix(".png")] if options.picture else [path]
+        if not all(file.is_file() for file in files) or sha256_of(path) != record.get("sha256"):
             return False
     return True
 

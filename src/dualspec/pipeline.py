@@ -196,8 +196,7 @@ class DualSpecPipeline:
             sampler: "ddpm", "ddim", "dpmpp" or "unipc"; the model's own default if None.
             seed: of the first clip of each prompt, or one per clip; 0 if neither it nor a generator is given.
             batch_size: clips denoised at once; it does not change the result beyond rounding.
-            location_words: "known" says a direction in other words than those of training as `DOA` with the nearest
-                degrees that were trained; "typed" lets the model read every prompt as it is.
+            location_words: "known": other words for a direction than trained ones are read as `DOA`; "typed": as typed.
 
         Returns:
             The clips, in prompt order.

@@ -61,7 +61,8 @@ def test_free_words_become_the_template(prompt: str, read: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["EVENT: Rain", "EVENT: Rain & LOCATION: everywhere", "EVENT: Rain & LOCATION: DOA 720", "a bus just left"]
+    "prompt",
+    ["EVENT: Rain", "EVENT: Rain & LOCATION: everywhere", "EVENT: Rain & LOCATION: DOA 720", "a bus just left"],
 )
 def test_what_names_no_direction_or_none_that_is_understood_stays(prompt: str) -> None:
     assert WORDS.read(prompt) == prompt

@@ -76,7 +76,13 @@ class FakeStudio:
             proof = {"heard_deg": 90.0, "confidence": 0.9, "itd_us": -700.0, "ild_db": 8.0, "no_answer": None}
             proof |= {"front_back_confused": None, "localizer": {}, "target": {}}
             read_as = LocationWords().read(prompt)
-            record = {"prompt": prompt, "read_as": read_as, "seed": order.seed + index, "azimuth": azimuth, "gain_db": 0.0}
+            record = {
+                "prompt": prompt,
+                "read_as": read_as,
+                "seed": order.seed + index,
+                "azimuth": azimuth,
+                "gain_db": 0.0,
+            }
             record |= {"num_samples": SAMPLES, "sample_rate": RATE, "direction": proof}
             yield WrittenClip(path=path, record=record, replaced=False)
 

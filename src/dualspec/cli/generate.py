@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from dualspec.prompt_lists import ClipRequest
 
 
+LocationWordsOption = Annotated[
+    Literal["known", "typed"],
+    typer.Option(help="known: other words for a direction than those of training are read as DOA and degrees."),
+]
+
+
 def generate(
     prompt: Annotated[
         list[str] | None, typer.Argument(help='Such as "EVENT: Dog bark & LOCATION: 3 o\'clock direction".')
@@ -87,10 +93,7 @@ def generate(
     allow_no_direction: Annotated[
         bool, typer.Option("--allow-no-direction", help="Accept prompts without one.")
     ] = False,
-    location_words: Annotated[
-        Literal["known", "typed"],
-        typer.Option(help="known: other words for a direction than those of training are read as DOA and degrees."),
-    ] = "known",
+    location_words: LocationWordsOption = "known",
     blank_location: Annotated[
         bool,
         typer.Option("--blank-location", help="Control experiment: the model reads the prompt without its LOCATION."),

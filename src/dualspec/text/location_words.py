@@ -75,4 +75,6 @@ class LocationWords:
         return any(location in general_phrases(sector, lexicon=self.lexicon, split="train") for sector in sectors)
 
     def _doa(self, azimuth_deg: float) -> str:
-        return describe_azimuth(sector_grid_deg(self.num_azimuths)[azimuth_class(azimuth_deg, self.num_azimuths)], "doa")
+        return describe_azimuth(
+            sector_grid_deg(self.num_azimuths)[azimuth_class(azimuth_deg, self.num_azimuths)], "doa"
+        )
