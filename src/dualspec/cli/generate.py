@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from dualspec.prompt_lists import ClipRequest
 
 
+LocationStyleOption = Annotated[
+    Literal["doa", "clock", "general"], typer.Option(help="How --azimuth is put into words.")
+]
 LocationWordsOption = Annotated[
     Literal["known", "typed"],
     typer.Option(help="known: other words for a direction than those of training are read as DOA and degrees."),
@@ -38,9 +41,7 @@ def generate(
     azimuth: Annotated[
         float | None, typer.Option(help="Where, degrees counter-clockwise: 0 front, 90 left, 180 behind, 270 right.")
     ] = None,
-    style: Annotated[
-        Literal["doa", "clock", "general"], typer.Option(help="How --azimuth is put into words.")
-    ] = "clock",
+    style: LocationStyleOption = "clock",
     prompts: Annotated[Path | None, typer.Option(help="Text file, one prompt per line, in place of PROMPT.")] = None,
     manifest: Annotated[
         Path | None, typer.Option(help="Prompt list (JSON lines) of a test, in place of PROMPT: names its own files.")
