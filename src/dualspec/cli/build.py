@@ -111,12 +111,14 @@ class _Chain:
     def weights(self, part: str, *, sharpened: bool = True) -> Path | None:
         """Return the folder of a part: what its last stage made, else what the model at the start has.
 
-        That model's denoiser counts only where its latents do: where no VAE is trained here but for its decoder.
+        That model's denoiser counts only where none is trained here, nor a VAE but for its decoder.
         """
         made = [stage for stage in self.stages if stage.part == part and (sharpened or not stage.place)]
         folders = [stage.folder(self.runs) / name for stage in reversed(made) for name in ("weights", "snapshot")]
-        kept = self.parts.get(part) if part != "denoiser" or not any(map(self._has_own_latents, self.stages)) else None
-        return next((folder for folder in folders if folder.exists()), kept)
+        newest = next((folder for folder in folders if folder.exists()), None)
+        if part == "denoiser" and (self.stages[-1].share or any(map(self._has_own_latents, self.stages))):
+            return newest
+        return newest or self.parts.get(part)
 
     def _has_own_latents(self, stage: Stage) -> bool:
         vae = stage.part.endswith("_vae") and not stage.place
