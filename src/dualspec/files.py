@@ -87,7 +87,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     What killed processes of this machine left there is removed first.
 
     Raises:
-        ValueError: the folder exists and is not empty.
+        ValueError: the folder exists.
         OSError: the disk refuses; the error says how much is free.
     """
     check_new(folder)
@@ -107,12 +107,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def check_new(folder: Path) -> None:
-    """Refuse a folder that exists, unless it is empty.
+    """Refuse a folder that exists.
 
     Raises:
-        ValueError: it exists.
+        ValueError: it does.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists():
         raise ValueError(f"folder must be new, got {folder}, which exists; choose another name or remove it")
 
 

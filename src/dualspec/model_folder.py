@@ -226,7 +226,7 @@ def assemble(
     """Put trained weights folders together into a model folder, which appears whole or not at all.
 
     Args:
-        folder: the new model folder; must not exist, or be empty.
+        folder: the new model folder; must not exist.
         sources: part name ("denoiser", "mel_vae", "vocoder", …) → weights folder.
         settings: changes to the variant's own settings, such as "sampling.num_inference_steps=15".
         dtype: of the weights; torch.float16 halves them.

@@ -179,7 +179,7 @@ class _Chain:
         stage, began = ahead[0], time.monotonic()
         folder = stage.folder(self.runs)
         resume = holds_run(folder)
-        already = self.trained(stage) if resume else 0.0
+        already = self.trained(stage)
         self.keep()
         minutes = self.ledger.allot(ahead, max_minutes, self.overhead)
         self.keep(stage=stage.name, given=minutes, trained=already, max_minutes=max_minutes, assembled=False)
