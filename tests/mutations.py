@@ -441,6 +441,27 @@ MUTANTS = (
         "    return max(1, len([*seconds]))",
         "web/test_scenes.py",
     ),
+    Mutant(
+        "an old denoiser goes with no new VAE",
+        "cli/build.py",
+        "        return vae and (stage.share > 0 or self.weights(",
+        "        return vae and (stage.share < 0 or self.weights(",
+        "test_build.py",
+    ),
+    Mutant(
+        "a raised limit gives a stopped stage its part",
+        "stages.py",
+        "        if self.stage != ahead[0].name or 0 < self.max_minutes < max_minutes:",
+        "        if self.stage != ahead[0].name:",
+        "test_build.py",
+    ),
+    Mutant(
+        "a kit goes to a new folder",
+        "cli/pack.py",
+        "        check_new(output)",
+        "        pass",
+        "test_build.py",
+    ),
 )
 
 

@@ -116,8 +116,10 @@ def test_two_cannot_prepare_one_folder(recording, tmp_path, capsys):
         path.write_text("mine")
     left = tmp_path / "out" / ".tmp-killed"
     left.write_text("half")
+    (tmp_path / "out" / ".tmp-folder" / ".tmp-deeper").mkdir(parents=True)
     assert main([*words, "--render-to", str(tmp_path / "rendered")]) == 0
-    assert all(path.read_text() == "mine" for path in theirs) and not left.exists()
+    assert all(path.read_text() == "mine" for path in theirs)
+    assert not list((tmp_path / "out").glob(".tmp-*"))
     assert len(list((tmp_path / "rendered").rglob("*.wav"))) == 12
 
 

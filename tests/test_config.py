@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualspec.config import from_dict, load_json, override, save_json, to_dict, write_text_atomic
-from dualspec.files import atomic_path
+from dualspec.files import _machine, atomic_path, whole_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,3 +249,26 @@ def test_atomic_writes_need_a_folder_and_a_regular_file(tmp_path: Path) -> None:
         write_text_atomic(tmp_path / "absent" / "a.txt", "x")
     with pytest.raises(OSError, match="must be a regular file"):
         write_text_atomic(tmp_path, "x")
+
+
+def test_a_folder_is_whole_or_absent(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    left = tmp_path / "deep" / f".tmp-{_machine()}-{child.pid}-0"
+    left.mkdir(parents=True)
+    target = tmp_path / "deep" / "target"
+    with pytest.raises(KeyboardInterrupt), whole_folder(target) as temporary:
+        (temporary / "half").write_text("")
+        raise KeyboardInterrupt
+    assert not list((tmp_path / "deep").iterdir()), "what a dead process left went first"
+    with whole_folder(target) as temporary:
+        (temporary / "inner").mkdir()
+        with whole_folder(temporary / "part") as part:  # one process, two folders
+            (part / "file").write_text("whole")
+        assert not target.exists()
+    assert {path.name for path in target.rglob("*")} == {"inner", "part", "file"}
+    with pytest.raises(ValueError, match="must be new"), whole_folder(target):
+        pass
+    with pytest.raises(OSError, match=r"No space left on device, \d+ bytes are free"), whole_folder(tmp_path / "full"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not (tmp_path / "full").exists() and (target / "part" / "file").read_text() == "whole"

@@ -183,6 +183,21 @@ def test_prepare(on_full_disk: Callable, tmp_path: Path, capfd: pytest.CaptureFi
     on_full_disk(body)
 
 
+def test_pack(on_full_disk: Callable, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    prepare([six_recordings(tmp_path)], tmp_path / "data", workers=1)
+
+    def body(disk: Disk) -> None:
+        words = ("pack", disk.root / "kit", "--data", tmp_path / "data", "--no-text")
+        for left in (12_288, 16_384, 24_576):
+            disk.fill(left)
+            refused(capfd, *words)
+            assert [path.name for path in disk.root.iterdir()] == ["filler"]
+        disk.free()
+        assert main([str(word) for word in words]) == 0
+
+    on_full_disk(body)
+
+
 def test_training(on_full_disk: Callable, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """In the settings, in the log, in the midst of a checkpoint: the one before stays, and with room it goes on."""
     prepare([six_recordings(tmp_path)], tmp_path / "data", workers=1)

@@ -81,6 +81,42 @@ def all_or_nothing(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Lend a temporary folder beside a new one; it takes that name only when the block ends without error.
+
+    What killed processes of this machine left there is removed first.
+
+    Raises:
+        ValueError: the folder exists.
+        OSError: the disk refuses; the error says how much is free.
+    """
+    check_new(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder.parent)
+    temporary = folder.with_name(_temporary_name())
+    try:
+        with saying_what_is_free(folder.parent):
+            temporary.mkdir()
+            yield temporary
+            for path in (*temporary.rglob("*"), temporary):
+                sync(path)
+            temporary.rename(folder)
+            sync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder that exists.
+
+    Raises:
+        ValueError: it does.
+    """
+    if folder.exists():
+        raise ValueError(f"folder must be new, got {folder}, which exists; choose another name or remove it")
+
+
+@contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Hold a folder, made where there is none, against other processes for as long as the block lasts.
 
@@ -121,7 +157,15 @@ def remove_leftovers(folder: Path, *, below: bool = False) -> None:
     for path in [*(folder.rglob(pattern) if below else folder.glob(pattern))]:
         number = path.name.split("-")[2]
         if number.isdigit() and not _is_alive(int(number)):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _temporary_name() -> str:

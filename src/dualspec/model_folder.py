@@ -1,8 +1,6 @@
 """Model folders: `model_index.json` beside one weights folder per part, and the model that is embedded here."""
 
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +28,7 @@ from dualspec.bundle import (
 )
 from dualspec.config import override
 from dualspec.diffusion.variant import VariantConfig
-from dualspec.files import write_text_atomic
+from dualspec.files import check_new, whole_folder, write_text_atomic
 from dualspec.hearing.localizer import Localizer, LocalizerConfig
 from dualspec.hearing.proof import DirectionJudge, HeadCues
 from dualspec.latents.vae import VaeConfig
@@ -241,8 +239,7 @@ def assemble(
         FileNotFoundError: a weights folder or a file of it is missing.
     """
     folder = Path(folder)
-    if folder.exists():
-        raise ValueError(f"folder must be new, got {folder}, which exists; choose another name or remove it")
+    check_new(folder)
     if "denoiser" not in sources:
         raise ValueError(f"sources must name the denoiser, got {sorted(sources)}; add its weights folder")
     variant: VariantConfig = read_config(sources["denoiser"], {"VariantConfig": VariantConfig})
@@ -259,9 +256,7 @@ def assemble(
             f"sources must name a vocoder for {variant.variant} in mode {variant.merge_mode!r}, got {sorted(sources)}; "
             "add one, or set merge_mode=phase_delta with mid_phase=griffin_lim"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
-    try:
+    with whole_folder(folder) as temporary:
         sizes = {}
         for name, source in sources.items():
             config = variant if name == "denoiser" else read_config(source, PART_CONFIGS)
@@ -272,9 +267,6 @@ def assemble(
         write_head(temporary, head)
         write_events(temporary, events)
         write_documents(temporary, folder.name, variant, sizes, {CREDITS_NAME: credits} if credits else {})
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_judge(

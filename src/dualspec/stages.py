@@ -36,6 +36,8 @@ SHARES = {
     "denoiser": 9.0,
 }
 """Minutes of the stages in proportion; a vocoder only where the model needs one. The division is not tuned."""
+LEAST_MINUTES = 0.005
+"""What a stage may train where nothing is left: 0 would be without end."""
 _SHARPEN = (
     "task.decoder_only=true",
     "task.loss.adversarial_weight=0.5",
@@ -86,9 +88,9 @@ def stages_of(name: str, shares: dict[str, float], *, on_gpu: bool = False, one_
     if needs_vocoder(variant, vae_configs(name, variant.variant)) or shares.get("vocoder"):
         stages.append(_stage("vocoder", f"{size.removesuffix('-text')}/vocoder"))
     stages.append(_stage("denoiser", name))
-    own = {stage.name for stage in stages} | {"vocoder", "sharpen"}
+    own = {stage.name for stage in stages}
     for stage, share in shares.items():
-        if stage not in own or not 0 <= share < float("inf"):
+        if stage not in (own if share else SHARES) or not 0 <= share < float("inf"):
             raise ValueError(f"share must be 0 or more for one of {', '.join(sorted(own))}, got {stage}={share:g}")
     stages = [replace(stage, share=shares.get(stage.name, stage.share)) for stage in stages]
     if not any(stage.share for stage in stages):
@@ -115,11 +117,13 @@ class Ledger:
     stage: str = ""  # the stage at hand
     given: float = 0.0  # minutes that it may train
     trained: float = 0.0  # minutes that it has trained
+    max_minutes: float = 0.0  # of the whole model, when it was given them; 0: not known
+    assembled: bool = True  # nothing was trained since the model was put together
 
     @staticmethod
     def read(path: Path) -> "Ledger":
         """Return the ledger in a file, or an empty one."""
-        return load_json(Ledger, path) if path.is_file() else Ledger()
+        return load_json(Ledger, path, require_all=False) if path.is_file() else Ledger()
 
     def write(self, path: Path) -> None:
         """Keep it in a file."""
@@ -129,14 +133,16 @@ class Ledger:
     def allot(self, ahead: Sequence[Stage], max_minutes: float, overhead: float) -> float:
         """Return the minutes that the first of the stages ahead may train, those that it has trained included.
 
-        What earlier stages took beyond their minutes is borne by all that are ahead; 4 % stay for the last export.
+        What earlier stages took beyond their minutes is borne by all that are ahead; 4 % stay for the last export. A
+        stage that was stopped keeps the minutes that it was given, unless less is left, or `max_minutes` was raised.
 
         Args:
             ahead: stages that are not done, with shares above 0.
             max_minutes: of the whole model.
             overhead: minutes that a stage has taken beside its training: loading, validating, exporting.
         """
-        left = 0.96 * max_minutes - self.used
-        minutes = left * ahead[0].share / sum(stage.share for stage in ahead) - overhead
-        minutes = max(minutes, 0.005)  # 0 would be without end
-        return min(self.given, self.trained + minutes) if self.stage == ahead[0].name else minutes
+        left, share = 0.96 * max_minutes - self.used, ahead[0].share / sum(stage.share for stage in ahead)
+        trained = self.trained if self.stage == ahead[0].name else 0.0
+        if self.stage != ahead[0].name or 0 < self.max_minutes < max_minutes:
+            return max((left + trained) * share - overhead, trained + LEAST_MINUTES)
+        return min(self.given, trained + max(left * share - overhead, LEAST_MINUTES))

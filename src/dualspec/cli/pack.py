@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dualspec.cli.console import print_table, progress_bar
-from dualspec.cli.door import usage
+from dualspec.cli.door import refuse, usage
 
 
 def pack(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="New folder, for OUT/corpus and OUT/text.")],
     data: Annotated[Path, typer.Option(help="What `dualspec prepare` wrote.")],
-    seconds: Annotated[float, typer.Option(min=0.1, help="Longer clips are cut to their beginning.")] = 5.12,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Longer clips are cut to their beginning.")] = 5.12,
     kbps: Annotated[float, typer.Option(min=6, max=256, help="Nominal rate of the Opus clips.")] = 16.0,
     shard_mb: Annotated[float, typer.Option(min=0.01, help="Largest file of clips, 1e6 bytes.")] = 15.0,
     test: Annotated[bool, typer.Option("--test/--no-test", help="Keep the test split, for judging there.")] = True,
@@ -32,12 +33,21 @@ def pack(
     """
     from dualspec.data.manifest import read_manifest
     from dualspec.data.pack import pack_corpus
+    from dualspec.files import check_new, whole_folder
     from dualspec.text.pruned import prune_encoder
 
-    with usage(), progress_bar("packing", 1.0, as_share=True) as show:
+    for option, number in (("--seconds", seconds), ("--kbps", kbps), ("--shard-mb", shard_mb)):
+        if not math.isfinite(number):
+            refuse(f"{option} must be a finite number, got {number}; see the default in --help")
+    with usage():
+        check_new(output)
+    with whole_folder(output) as kit, progress_bar("packing", 1.0, as_share=True) as show:
+        if text:
+            labels = {label for row in read_manifest(data) for label in row.labels}
+            prune_encoder(_prompts_with_all_words(labels), kit / "text")
         pack_corpus(
             data,
-            output / "corpus",
+            kit / "corpus",
             bit_rate=round(1000 * kbps),
             seconds=seconds,
             max_shard_bytes=round(1e6 * shard_mb),
@@ -46,9 +56,6 @@ def pack(
             workers=workers,
             on_progress=show,
         )
-        if text:
-            labels = {label for row in read_manifest(data) for label in row.labels}
-            prune_encoder(_prompts_with_all_words(labels), output / "text")
     files = sorted(path for path in output.rglob("*") if path.is_file())
     sizes = [path.stat().st_size for path in files]
     rows = [[str(path), f"{size:,}"] for path, size in zip(files, sizes, strict=True)]

@@ -106,15 +106,16 @@ def train(
         )
     finally:
         processes.leave()
-    say_how_it_ended(state.stop_signal, "--resume goes on", processes, f"{folder / 'weights'}: done")
+    say_how_it_ended(state, "--resume goes on", processes, f"{folder / 'weights'}: done")
 
 
-def say_how_it_ended(stop_signal: int | None, how: str, processes: Processes, done: str = "") -> None:
-    """End the command with the code of the signal that stopped a training, if any, and say how to go on."""
-    if stop_signal is not None:
+def say_how_it_ended(state: RunState | None, how: str, processes: Processes, done: str = "") -> None:
+    """End the command with the code of the signal that stopped the last training, if any, and say how to go on."""
+    if state is not None and state.stop_signal is not None:
         if processes.is_main:
-            note(f"stopped by {signal.Signals(stop_signal).name}; the state is saved, {how}")
-        raise typer.Exit(STOPPED if stop_signal == signal.SIGUSR1 else 128 + stop_signal)
+            saved = "the state is saved" if state.step else "no step was made"
+            note(f"stopped by {signal.Signals(state.stop_signal).name}; {saved}, {how}")
+        raise typer.Exit(STOPPED if state.stop_signal == signal.SIGUSR1 else 128 + state.stop_signal)
     if done and processes.is_main:
         print(done)
 

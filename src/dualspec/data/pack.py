@@ -3,8 +3,6 @@
 It is read as any other: ids, recordings, labels, licences, credits and splits are those of the corpus it comes from.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -16,7 +14,9 @@ from typing import Any
 from dualspec.audio.codec import OpusWriter, opus_clip
 from dualspec.data.datasets import choose, open_shard, read_checked
 from dualspec.data.manifest import MANIFEST_NAME, ManifestRow, Split, read_manifest, write_manifest
+from dualspec.files import whole_folder
 
+MAX_SECONDS = 3600.0
 _CHUNK = 64
 """Clips that are held in memory and coded side by side."""
 
@@ -50,29 +50,24 @@ def pack_corpus(
         Rows of the new manifest.
 
     Raises:
-        ValueError: The folder exists, the corpus has none of the splits, or a shard is not as prepared.
+        ValueError: The folder exists, a setting is bad, the corpus has none of the splits, or a shard is damaged.
         FileNotFoundError: A manifest or shard is absent.
     """
     corpus, out_dir = Path(corpus), Path(out_dir)
-    if out_dir.exists():
-        raise ValueError(f"out_dir must be new, got {out_dir}, which exists; choose another name or remove it")
-    if seconds <= 0 or not 6_000 <= bit_rate <= 256_000:
+    if not 0 < seconds <= MAX_SECONDS or not 6_000 <= bit_rate <= 256_000:
         raise ValueError(
-            f"seconds must be above 0 and bit_rate 6000 to 256000, got {seconds:g} and {bit_rate}; say 5.12 and 16000"
+            f"seconds must be above 0, at most {MAX_SECONDS:g}, and bit_rate 6000 to 256000, got {seconds:g} and "
+            f"{bit_rate}; say 5.12 and 16000"
         )
     every = read_manifest(corpus)
     chosen = {row.id for split in {row.split for row in every} & set(splits) for row in choose(every, split, max_clips)}
     rows = [row for row in every if row.id in chosen]
     if not rows:
         raise ValueError(f"splits must be ones that {corpus} has, got {', '.join(splits)}; name another")
-    temporary = out_dir.with_name(f".tmp-{out_dir.name}-{os.getpid()}")
-    try:
-        (temporary / "shards").mkdir(parents=True)
+    with whole_folder(out_dir) as temporary:
+        (temporary / "shards").mkdir()
         packed = _write(corpus, temporary, rows, bit_rate, seconds, max_shard_bytes, workers, on_progress)
         write_manifest(temporary / MANIFEST_NAME, packed)
-        temporary.rename(out_dir)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return packed
 
 

@@ -29,7 +29,7 @@ from dualspec.data.manifest import (
     write_manifest,
 )
 from dualspec.data.shards import ShardTask, build_shard, die_with_parent
-from dualspec.files import held, read_json, remove_leftovers, write_text_atomic
+from dualspec.files import held, read_json, remove, remove_leftovers, write_text_atomic
 
 if TYPE_CHECKING:
     from dualspec.audio.hrir import HrirSet
@@ -304,7 +304,7 @@ def _remove_stale(out_dir: Path, tasks: Sequence[ShardTask], render_to: str | Pa
     wanted = {task.journal.name for task in tasks} | {Path(task.shard).name for task in tasks}
     stale = [path for path in (out_dir / "shards").glob("shard-*") if path.name not in wanted]
     for path in (*stale, *out_dir.rglob(".tmp-*")):
-        path.unlink()
+        remove(path)
     if render_to is not None:  # a folder that may hold much else
         remove_leftovers(Path(render_to), below=True)
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dualspec.files import read_json
+from dualspec.files import read_json, whole_folder
 from dualspec.text.encoder_files import minilm_package_folder
 
 if TYPE_CHECKING:
@@ -39,12 +37,10 @@ def prune_encoder(prompts: Iterable[str], out_dir: str | Path, source: str | Pat
         ValueError: The folder exists.
         FileNotFoundError: The source is absent.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
     from tokenizers import Tokenizer
 
     out_dir, source = Path(out_dir), Path(source) if source is not None else minilm_package_folder()
-    if out_dir.exists():
-        raise ValueError(f"out_dir must be new, got {out_dir}, which exists; choose another name or remove it")
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
     tokenizer.no_padding()
     words = sorted({word for prompt in prompts for word in split_words(tokenizer, prompt)})
@@ -57,14 +53,12 @@ def prune_encoder(prompts: Iterable[str], out_dir: str | Path, source: str | Pat
     config["pad_token_id"] = new_id[config["pad_token_id"]]
     state = load_file(source / "model.safetensors")
     state[_TABLE] = state[_TABLE][torch.tensor(sorted(used))]
-    temporary = out_dir.with_name(f".tmp-{out_dir.name}-{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
+    with whole_folder(out_dir) as temporary:
         halved = {
             name: value.half() if value.ndim > 1 and value.is_floating_point() else value
             for name, value in state.items()
         }
-        save_file(halved, temporary / "model.safetensors", metadata={"format": "pt"})
+        (temporary / "model.safetensors").write_bytes(save(halved, metadata={"format": "pt"}))
         documents = {
             "config.json": config,
             "tokenizer.json": _renumbered(description, new_id),
@@ -73,9 +67,6 @@ def prune_encoder(prompts: Iterable[str], out_dir: str | Path, source: str | Pat
         }
         for name, document in documents.items():
             (temporary / name).write_text(json.dumps(document), encoding="utf-8")
-        temporary.rename(out_dir)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return len(new_id)
 
 

@@ -183,7 +183,7 @@ def train(
         resume: continue from the newest checkpoint.
         init: start from these exported weights.
         export_dtype: of the exported weights.
-        snapshot: where a signal ends the run, export the weights as they are to `snapshot/`.
+        snapshot: where a signal ends the run after a step, export the weights as they are to `snapshot/`.
         report: gets a line of text per log entry.
         on_progress: gets the fraction of the run that is done, after every step.
 
@@ -209,7 +209,7 @@ def train(
             if done and processes.is_main:
                 report(f"resumed at step {done}")
         state = trainer.run()
-        if state.stop_signal is None or snapshot:
+        if state.stop_signal is None or (snapshot and state.step):
             origin = folder / ORIGIN_NAME
             name = "weights" if state.stop_signal is None else "snapshot"
             trainer.export(name, dtype=export_dtype, notes=read_json(origin) if origin.is_file() else {})
