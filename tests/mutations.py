@@ -29,6 +29,13 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "degrees that were not trained are read as trained ones",
+        "text/location_words.py",
+        "            return location == self._doa(float(found[1]) % 360.0)",
+        "            return True",
+        "text/test_location_words.py",
+    ),
+    Mutant(
         "the ears are not swapped in a head",
         "audio/hrir.py",
         "            return self.impulse_responses[self._nearest(angles, tolerance_deg)]",

@@ -207,3 +207,28 @@ def test_only_what_the_dead_of_this_machine_left_is_removed(tmp_path: Path) -> N
     (tmp_path / f"{dead}1").mkdir()
     remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[2:])
+
+
+def test_words_that_were_not_trained_are_read_as_trained_ones(tiny_model: Path, tmp_path: Path) -> None:
+    own, other = "EVENT: Rain & LOCATION: DOA 90", "a dog barking over my left shoulder"
+    read = "EVENT: A dog barking & LOCATION: DOA 150"
+    (tmp_path / "list.jsonl").write_text(
+        "".join(
+            json.dumps({"file": f"{name}.wav", "prompt": prompt, "seed": 1}) + "\n"
+            for name, prompt in {"own": own, "other": other, "read": read}.items()
+        )
+    )
+    common = (tmp_path / "list.jsonl", tiny_model, tmp_path, "--batch-size", 1)
+    said = generate(*common)
+    assert said.count("read as") == 1 and f"read as {read!r}, asked 135" in said
+    known = contents(tmp_path)
+    assert known["other.wav"] == known["read.wav"] != known["own.wav"]
+    record = json.loads(known["other.json"])
+    assert (record["prompt"], record["read_as"], record["azimuth"]["azimuth_deg"]) == (other, read, 135.0)
+    assert "3 clips stand already and are kept, 0 are to be made" in generate(*common)
+
+    said = generate(*common, "--location-words", "typed")
+    assert "2 clips stand already and are kept, 1 are to be made" in said and "read as" not in said
+    typed = contents(tmp_path)
+    assert [name for name in known if known[name] != typed[name] and name.endswith(".wav")] == ["other.wav"]
+    assert json.loads(typed["other.json"])["read_as"] == other

@@ -219,6 +219,19 @@ def test_a_clip_depends_on_its_own_seed_and_words_alone(pipeline: OnnxPipeline) 
     assert not np.allclose(both.audios[0], both.audios[1], atol=0.05)
 
 
+def test_other_words_for_a_direction_are_read_as_the_torch_pipeline_reads_them(
+    pipeline: OnnxPipeline, reference: DualSpecPipeline
+) -> None:
+    typed = ["a dog barking over my left shoulder", "EVENT: Rain & LOCATION: DOA 315", *PROMPTS[:1]]
+    short = {"num_inference_steps": 1, "audio_length_in_s": 0.5}
+    output = pipeline(typed, seed=[1, 2, 3], **short)
+    assert output.read_as == reference(typed, seed=[1, 2, 3], **short).read_as and output.prompts == typed
+    assert output.read_as == ["EVENT: A dog barking & LOCATION: DOA 150", "EVENT: Rain & LOCATION: DOA 330", typed[2]]
+    again = pipeline(output.read_as, seed=[1, 2, 3], location_words="typed", **short)
+    assert np.array_equal(again.audios, output.audios) and again.read_as == again.prompts
+    assert pipeline(typed[:1], seed=[1], location_words="typed", **short).read_as == typed[:1]
+
+
 def test_what_cannot_be_done_is_refused(pipeline: OnnxPipeline) -> None:
     with pytest.raises(ValueError, match="sampler must be dpmpp for engine onnx, got ddpm"):
         pipeline.sampling_config(sampler="ddpm")

@@ -14,14 +14,17 @@ from dualspec.audio.binaural import normalize_peak, render
 from dualspec.data.datasets import ClipBank, batch_indices, load_clips
 from dualspec.data.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from dualspec.data.selection import Pair, select_pairs, write_pairs
+from dualspec.diffusion.variant import VariantConfig
 from dualspec.latents.vae import SpectrogramVae
 from dualspec.recipes import VAE_ROOMS, get_recipe, vae_configs
 from dualspec.text.encoder import TextEncoderConfig, build_text_encoder
+from dualspec.text.location_words import LocationWords
 from dualspec.text.prompts import parse_prompt
 from dualspec.training.diffusion_task import DiffusionTask, DiffusionTaskConfig
 from dualspec.training.prompt_bank import PromptBank
 from dualspec.training.run import build_task
 from dualspec.training.task import BinauralSource, RenderConfig, StepRandom
+from dualspec.training.weights import read_config
 
 VARIANTS = ("mel_base", "stft_base", "dualspec", "dualspec_d", "dualspec_p")
 
@@ -154,6 +157,18 @@ def test_words_are_a_function_of_seed_and_step(task: DiffusionTask) -> None:
     state = torch.get_rng_state()
     words(task, 7)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_export_says_which_words_were_trained(task: DiffusionTask, head: Any, tmp_path: Path) -> None:
+    render = replace(task.config.render, num_azimuths=72)
+    config = replace(task.config, render=render, lexicon="paper_like")
+    vaes = dict(zip(config.variant.parts, task.vaes, strict=True))
+    source = BinauralSource(long_bank(12), head, render)
+    other = DiffusionTask(config, source, source, vaes, build_text_encoder(config.variant.text_encoder))
+    for one, words in ((task, LocationWords()), (other, LocationWords(num_azimuths=72, lexicon="paper_like"))):
+        folder = tmp_path / words.lexicon
+        one.export(folder)
+        assert read_config(folder, {"VariantConfig": VariantConfig}).location_words == words
 
 
 def test_each_visit_draws_style_label_and_direction_evenly(task: DiffusionTask) -> None:
