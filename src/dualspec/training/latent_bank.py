@@ -39,8 +39,8 @@ class LatentBank:
         self.num_directions = len(source.azimuths_deg)
         pairs, device = len(source.bank) * self.num_directions, source.hrirs.device
         self.moments: list[Tensor] = []
-        self.known = torch.zeros(pairs, dtype=torch.bool)
         with memory_watched(pairs, "--set task.keep_latents=false (--set denoiser.task.keep_latents=false of build)"):
+            self.known = torch.zeros(pairs, dtype=torch.bool)
             for vae in vaes:
                 shape = (vae.config.num_latents, *vae.config.latent_shape(config.num_samples))
                 self.moments.append(torch.zeros(pairs, 2, *shape, dtype=torch.float16, device=device))
