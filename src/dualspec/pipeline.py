@@ -127,9 +127,8 @@ class DualSpecPipeline:
     def compile(self, *, mode: str | None = None, precision: Precision = "auto") -> "DualSpecPipeline":
         """Compile denoiser, decoders and vocoder: slow calls at first (minutes), then faster ones.
 
-        Each batch is filled up to a power of two and each prompt to the longest that the text encoder reads, so that
-        few graphs serve all calls, with and without guidance. Say where it runs, by `to`, before. A deepcopy of a
-        compiled network still computes with the original's weights.
+        Batches are filled up to a power of two, prompts to the longest that is read: few graphs serve all calls. Say
+        where it runs, by `to`, before. A deepcopy of a compiled network still computes with the original's weights.
 
         Args:
             mode: of `torch.compile`; None is "reduce-overhead" (CUDA graphs) on a GPU, "default" elsewhere.
