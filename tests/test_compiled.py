@@ -76,6 +76,20 @@ def test_bf16_is_autocast_and_such_weights_are_not_saved(
         pipeline.save_pretrained(tmp_path)
 
 
+def test_rounded_weights_are_not_taken_for_whole(pipeline: DualSpecPipeline, seen: Any) -> None:
+    """Fp32 after bf16 is refused and changes nothing; bf16 again is compiled anew."""
+    settings: Any = {"seed": 1, "num_inference_steps": 1}
+    rounded = pipeline.compile(precision="bf16")(PROMPTS[0], **settings).audios
+    count = len(seen)
+    for precision in ("fp32", "auto"):
+        with pytest.raises(ValueError, match=f"precision must stay bf16 .*got {precision}, .*; load the model again"):
+            pipeline.compile(precision=precision)
+    assert len(seen) == count and torch.equal(
+        pipeline.compile(precision="bf16")(PROMPTS[0], **settings).audios, rounded
+    )
+    assert len(seen) == 2 * count
+
+
 def test_unknown_ways_are_refused(pipeline: DualSpecPipeline) -> None:
     for wrong, reason in (({"mode": "fast"}, "mode must be one of"), ({"precision": "fp8"}, "precision must be one")):
         with pytest.raises(ValueError, match=reason):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dualspec.audio.waveform import write_waveform
 from dualspec.cli import main
 from dualspec.cli.door import BAD_DATA, BUG, INTERRUPTED, IO_ERROR, NO_INPUT, TERMINATED, USAGE
+from dualspec.memory import is_out_of_memory
 from dualspec.pipeline import DualSpecPipeline
 
 PROMPT = "EVENT: Dog bark & LOCATION: 3 o'clock direction"
@@ -337,6 +338,20 @@ def test_what_stops_generation_leaves_nothing(
     got, said = knock("generate", PROMPT, "-o", target, "--model", tiny_model)
     assert got == code and complaint in said and said.count("\n") == 1
     nothing_new(target.parent)
+
+
+@pytest.mark.parametrize(
+    ("said", "is_so"),
+    [
+        ("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`", False),
+    ],
+)
+def test_libraries_of_a_gpu_say_in_ways_of_their_own_that_memory_is_out(said: str, is_so: bool) -> None:
+    assert is_out_of_memory(RuntimeError(said)) == is_so
 
 
 def test_termination_unwinds_and_leaves_nothing(

@@ -26,7 +26,7 @@ def compile_methods(
         Whether weights were rounded.
 
     Raises:
-        ValueError: no such mode or precision.
+        ValueError: no such mode or precision, or fp32 for weights that were rounded before.
     """
     gpu = device.type == "cuda"
     mode = mode or ("reduce-overhead" if gpu else "default")
@@ -35,12 +35,18 @@ def compile_methods(
         if value not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}; leave it out")
     half = precision == "bf16" or (precision == "auto" and gpu)
+    layers = [layer for owner, method in owners for layer in _matrices(owner, method)]
+    if not half and any(layer.weight.dtype == torch.bfloat16 for layer in layers):
+        raise ValueError(
+            "precision must stay bf16 for weights that were rounded to it, got "
+            f"{precision}, which is fp32 on {device}; load the model again"
+        )
     for owner, method in owners:
         owner.__dict__.pop(method, None)
         setattr(owner, method, _few_shapes(getattr(owner, method), mode, half))
-        if half:
-            for layer in _matrices(owner, method):
-                layer.to(torch.bfloat16)
+    if half:
+        for layer in layers:
+            layer.to(torch.bfloat16)
     return half
 
 

@@ -9,7 +9,10 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_WORDS = ("can't allocate memory", "std::bad_alloc", "bad allocation", "Failed to allocate memory")
+_WORDS = (
+    *("can't allocate memory", "std::bad_alloc", "bad allocation", "Failed to allocate memory"),
+    *("CUDA error: out of memory", "_ALLOC_FAILED"),  # the second of cuBLAS, cuDNN, cuFFT, …
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

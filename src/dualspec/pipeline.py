@@ -127,8 +127,8 @@ class DualSpecPipeline:
     def compile(self, *, mode: str | None = None, precision: Precision = "auto") -> "DualSpecPipeline":
         """Compile denoiser, decoders and vocoder: slow calls at first (minutes), then faster ones.
 
-        Each batch is filled up to a power of two and each prompt to the longest that the text encoder reads, so that
-        few graphs serve all calls, with and without guidance. Say where it runs, by `to`, before.
+        Batches are filled up to a power of two, prompts to the longest that is read: few graphs serve all calls. Say
+        where it runs, by `to`, before. A deepcopy of a compiled network still computes with the original's weights.
 
         Args:
             mode: of `torch.compile`; None is "reduce-overhead" (CUDA graphs) on a GPU, "default" elsewhere.
@@ -138,7 +138,7 @@ class DualSpecPipeline:
             The pipeline itself.
 
         Raises:
-            ValueError: no such mode or precision.
+            ValueError: no such mode or precision, or fp32 after bf16, which rounded the weights: load the model again.
         """
         owners = [(self.denoiser, "forward"), *((vae, "decode_channels") for vae in self.vaes.values())]
         if self.vocoder is not None and any(True for _ in self.vocoder.parameters()):

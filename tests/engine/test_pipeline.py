@@ -243,6 +243,23 @@ def test_what_cannot_be_done_is_refused(pipeline: OnnxPipeline) -> None:
         pipeline(PROMPTS, seed=[0])
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_what_is_not_finite_is_never_returned(
+    pipeline: OnnxPipeline, reference: DualSpecPipeline, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """Both engines say the same."""
+    broken = np.zeros((2, 81_920), dtype=np.float32)
+    broken[1, 99] = value
+    monkeypatch.setattr(pipeline, "_decode", lambda latents: [broken])
+    monkeypatch.setattr(reference, "decode_latents", lambda latents: torch.from_numpy(broken)[None])
+    said = []
+    for engine in (pipeline, reference):
+        with pytest.raises(ValueError, match="generated samples must be finite, got NaN or infinity") as refused:
+            engine(PROMPTS[:1], seed=[3], num_inference_steps=1)
+        said.append(str(refused.value))
+    assert said[0] == said[1]
+
+
 # --- the graphs -------------------------------------------------------------------------------------------------------
 
 

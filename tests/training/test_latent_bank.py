@@ -6,6 +6,7 @@ import torch
 from dualspec.config import override
 from dualspec.latents.vae import SpectrogramVae
 from dualspec.recipes import get_recipe
+from dualspec.training.latent_bank import LatentBank
 from dualspec.training.run import build_task
 from dualspec.training.task import StepRandom
 from dualspec.training.weights import save_weights
@@ -50,6 +51,18 @@ def test_a_pair_is_encoded_once_whatever_stands_beside_it(corpus, head, vaes, mo
     monkeypatch.setattr(type(tasks[0].vaes[0]), "encode_moments", lambda *_: pytest.fail("encoded again"))
     for task in tasks:
         assert torch.equal(task.make_batch(torch.arange(4), random())["latents"], batch["latents"])
+
+
+def test_without_memory_for_them_it_says_how_to_do_without(corpus, head, vaes, monkeypatch):
+    """CUDA's error, raised where room is made for the moments of 11 clips (one is held out) at 12 directions."""
+
+    def full(*_, **__):
+        raise RuntimeError("CUDA error: out of memory")
+
+    task = build(corpus, head, vaes, "dualspec")
+    monkeypatch.setattr(torch, "zeros", full)
+    with pytest.raises(MemoryError, match=r"with 132 clips at once; try --set task\.keep_latents=false"):
+        LatentBank(task.source, task.vaes)
 
 
 @pytest.mark.parametrize("varies", ["random_crop=true", "max_shift_s=0.1", "gain_range_db=6"])

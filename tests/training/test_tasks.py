@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dualspec.audio.binaural import normalize_peak, render
 from dualspec.config import override
 from dualspec.data.datasets import load_clips
+from dualspec.latents.vae import SpectrogramVae
 from dualspec.model_folder import assemble
 from dualspec.pipeline import DualSpecPipeline
 from dualspec.recipes import ROOMS, VAE_ROOMS, Recipe, get_recipe
@@ -17,7 +18,7 @@ from dualspec.training.loop import RunState, Trainer
 from dualspec.training.processes import Processes
 from dualspec.training.run import build_task, train
 from dualspec.training.task import BinauralSource, RenderConfig, StepRandom
-from dualspec.training.weights import read_notes, read_state
+from dualspec.training.weights import read_notes, read_state, save_weights
 
 PARTS = VAE_ROOMS
 
@@ -157,17 +158,23 @@ def test_mini_recipes_take_a_step(corpus, head, tmp_path):
     assert run(recipe, tmp_path / "dualspec", corpus, head, vaes).step == 2
 
 
-def test_training_resumes_bit_for_bit(corpus, head, tmp_path):
-    recipe = get_recipe("tiny/mel_vae")
-    run(recipe, tmp_path / "whole", corpus, head)
-    task = build_task(recipe.task, corpus, head, device="cpu", num_bank_samples=10_240, vae_folders={})
+MINILM = ['task.variant.text_encoder={"kind": "minilm"}', "task.variant.denoiser.cross_attention_dim=384"]
+
+
+@pytest.mark.parametrize(("room", "settings"), [("mel_vae", []), ("mel_base", MINILM)])
+def test_training_resumes_bit_for_bit(corpus, head, tmp_path, room, settings):
+    """A VAE, and a denoiser with the real text encoder, whose states depend on the batch in the last bits."""
+    recipe, vae = override(get_recipe(f"tiny/{room}"), settings), get_recipe("tiny/mel_vae").task.vae
+    save_weights(tmp_path / "mel_vae", SpectrogramVae(vae), vae)
+    vaes = {"mel_vae": tmp_path / "mel_vae"}
+    run(recipe, tmp_path / "whole", corpus, head, vaes)
     (tmp_path / "cut").mkdir()
     torch.manual_seed(recipe.loop.seed)
-    task = build_task(recipe.task, corpus, head, device="cpu", num_bank_samples=10_240, vae_folders={})
+    task = build_task(recipe.task, corpus, head, device="cpu", num_bank_samples=10_240, vae_folders=vaes)
     trainer = Trainer(task, recipe.loop, tmp_path / "cut", Processes())
     trainer._should_stop = lambda: trainer.state.step >= 13
     trainer.run()
-    run(recipe, tmp_path / "cut", corpus, head, resume=True)
+    run(recipe, tmp_path / "cut", corpus, head, vaes, resume=True)
     whole, cut = (read_state(tmp_path / name / "weights") for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 

@@ -17,7 +17,7 @@ from dualspec.data.selection import Pair, select_pairs, write_pairs
 from dualspec.diffusion.variant import VariantConfig
 from dualspec.latents.vae import SpectrogramVae
 from dualspec.recipes import VAE_ROOMS, get_recipe, vae_configs
-from dualspec.text.encoder import TextEncoderConfig, build_text_encoder
+from dualspec.text.encoder import HashTextEncoder, TextEncoderConfig, build_text_encoder
 from dualspec.text.location_words import LocationWords
 from dualspec.text.prompts import parse_prompt
 from dualspec.training.diffusion_task import DiffusionTask, DiffusionTaskConfig
@@ -196,4 +196,33 @@ def test_kept_prompts_are_what_the_encoder_says_whatever_was_asked_before() -> N
         states, mask = kept.encode(prompts, "cpu")
         expected, own_mask = encoder.encode(prompts)
         assert torch.equal(mask, own_mask) and torch.equal(states, expected.half().float())
-        assert len(kept.slots) <= 5
+        assert len(kept.spans) <= 5
+
+
+class Uneven(HashTextEncoder):
+    """Like a real one, its states depend on the batch: here far beyond the last bits of half precision."""
+
+    def _token_states(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        states, mask = super()._token_states(prompts)
+        return states * (1 + 0.01 * mask.numel()), mask
+
+
+def test_on_a_cpu_prompts_are_kept_as_if_each_came_alone() -> None:
+    """Whatever stood beside a prompt when it was new, as before and after a training was resumed."""
+    encoder = Uneven(8, max_tokens=6)
+    whole, resumed = PromptBank(encoder, 9), PromptBank(encoder, 9)
+    whole.encode(["a", "b b", "c c c"], "cpu")
+    for prompts in (["b b", "d d d d d"], ["", "a", "b b"]):
+        states, mask = whole.encode(prompts, "cpu")
+        assert torch.equal(states, resumed.encode(prompts, "cpu")[0])
+        for row, prompt in enumerate(prompts):
+            assert torch.equal(states[row, mask[row]], encoder.encode([prompt])[0][0].half().float())
+
+
+def test_a_long_prompt_widens_no_other() -> None:
+    """Room is for the tokens that there are, at most twice over."""
+    encoder = build_text_encoder(TextEncoderConfig(kind="hash", width=8))
+    kept = PromptBank(encoder, 99)
+    kept.encode(["x " * 100, *"abcdefghij"], "cpu")
+    num_tokens = int(encoder.encode(["x " * 100, *"abcdefghij"])[1].sum())
+    assert num_tokens < len(kept.states) <= 2 * (num_tokens + 1) and kept.num_used == num_tokens + 1

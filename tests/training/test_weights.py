@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -47,6 +48,31 @@ def test_a_second_save_replaces_the_first_and_leaves_nothing_else(folder):
     save_weights(folder, SpectrogramVae(CONFIG), CONFIG, notes={"steps": 4})
     assert read_notes(folder) == {"steps": 4}
     assert [path.name for path in folder.parent.iterdir()] == ["vae"]
+
+
+def test_a_folder_of_anybody_else_is_left_alone(tmp_path, folder):
+    """Hugging Face's description has the same name; notes of one's own, a damaged description and a file stay, too."""
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "config.json").write_text('{"model_type": "t5"}')
+    (tmp_path / "hub" / "pytorch_model.bin").write_bytes(b"weights")
+    shutil.copytree(folder, tmp_path / "noted")
+    (tmp_path / "noted" / "thesis.txt").write_text("years")
+    shutil.copytree(folder, tmp_path / "damaged")
+    (tmp_path / "damaged" / "config.json").write_text("{")
+    (tmp_path / "file").write_text("text")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for name in ("hub", "noted", "damaged", "file"):
+        with pytest.raises(FileExistsError, match=f"must go to a new folder or replace .*{name}; name another"):
+            save_weights(tmp_path / name, SpectrogramVae(CONFIG), CONFIG)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_an_empty_folder_and_one_that_lacks_a_shard_are_filled(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    (folder / "model.safetensors").unlink()
+    for path in (tmp_path / "empty", folder):
+        save_weights(path, SpectrogramVae(CONFIG), CONFIG)
+        assert {file.name for file in path.iterdir()} == {"config.json", "model.safetensors"}
 
 
 def test_non_finite_weights_are_neither_written_nor_read(tmp_path, folder):

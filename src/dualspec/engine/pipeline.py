@@ -165,7 +165,7 @@ class OnnxPipeline:
         """Generate two-ear sound from words; arguments, with one seed for each prompt, as of `DualSpecPipeline`.
 
         Raises:
-            ValueError: an argument is out of its range.
+            ValueError: an argument is out of its range, or what comes out is not finite.
             MemoryError: the clips of a batch do not fit; a call with a smaller batch may follow.
         """
         if not prompt or not all(text.strip() for text in prompt):
@@ -185,9 +185,14 @@ class OnnxPipeline:
             rows = slice(start, start + batch_size)
             with memory_watched(len(prompt[rows]), "a batch size of {} (batch_size, --batch-size)"):
                 decoded = self._decode(self._denoise(read_as[rows], seed[rows], sampling, on_step))
-            for clip in decoded:
-                peak = max(1.0, float(np.abs(_cut(clip, num_samples)).max()))
-                clips.append(_cut(clip, num_samples) / np.float32(peak))
+            for clip in (_cut(whole, num_samples) for whole in decoded):
+                if not np.isfinite(clip).all():
+                    raise ValueError(
+                        "generated samples must be finite, got NaN or infinity; "
+                        "the weights or the settings are at fault"
+                    )
+                peak = max(1.0, float(np.abs(clip).max()))
+                clips.append(clip / np.float32(peak))
                 gains.append(-20.0 * math.log10(peak))
         return OnnxOutput(np.stack(clips), self.sample_rate, list(seed), list(prompt), gains, read_as)
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from dualspec.latents.vae import SpectrogramVae, waveform_to_channels
+from dualspec.memory import memory_watched
 from dualspec.training.task import BinauralSource, StepRandom
 
 _CHUNK = 256
@@ -21,6 +22,7 @@ class LatentBank:
         vaes: frozen, on the clips' device.
 
     Raises:
+        MemoryError: there is not enough for all pairs.
         ValueError: the clips are cropped, shifted or turned down at random, or there are several heads.
     """
 
@@ -36,14 +38,15 @@ class LatentBank:
         self.source, self.vaes = source, vaes
         self.num_directions = len(source.azimuths_deg)
         pairs, device = len(source.bank) * self.num_directions, source.hrirs.device
-        self.moments = []
-        for vae in vaes:
-            shape = (vae.config.num_latents, *vae.config.latent_shape(config.num_samples))
-            self.moments.append(torch.zeros(pairs, 2, *shape, dtype=torch.float16, device=device))
-        self.known = torch.zeros(pairs, dtype=torch.bool)
-        if device.type != "cpu":
-            for chunk in torch.arange(pairs).split(_CHUNK):
-                self._encode(chunk)
+        self.moments: list[Tensor] = []
+        with memory_watched(pairs, "--set task.keep_latents=false (--set denoiser.task.keep_latents=false of build)"):
+            self.known = torch.zeros(pairs, dtype=torch.bool)
+            for vae in vaes:
+                shape = (vae.config.num_latents, *vae.config.latent_shape(config.num_samples))
+                self.moments.append(torch.zeros(pairs, 2, *shape, dtype=torch.float16, device=device))
+            if device.type != "cpu":
+                for chunk in torch.arange(pairs).split(_CHUNK):
+                    self._encode(chunk)
 
     def draw(self, indices: Tensor, random: StepRandom) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
         """Return mean and log variance (B · ears, C, T, F) of each VAE, and the direction index (B,) of each clip.

@@ -1,13 +1,16 @@
 """Token states of training prompts, which come again and again, in one tensor on the device."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dualspec.text.encoder import TextEncoder
 
 
 class PromptBank:
     """Token states of prompts, encoded once each and kept in one tensor on the device: a batch is one look-up.
+
+    A CPU encodes each prompt alone, so that its states depend on no other (the padding of a batch moves last bits) and
+    a resumed training equals the uninterrupted one; a GPU those of a batch that are new at once.
 
     Args:
         encoder: the frozen text encoder.
@@ -17,34 +20,36 @@ class PromptBank:
     def __init__(self, encoder: TextEncoder, max_prompts: int) -> None:
         """Start empty."""
         self.encoder, self.max_prompts = encoder, max_prompts
-        self.slots: dict[str, int] = {}
-        self.states = torch.zeros(0, 0, encoder.width, dtype=torch.float16)  # (N, L, D)
-        self.lengths = torch.zeros(0, dtype=torch.int64)  # (N,), on the CPU
+        self.spans: dict[str, tuple[int, int]] = {}  # first place and number of tokens of each prompt
+        self.states = torch.zeros(1, encoder.width, dtype=torch.float16)  # (N, D), tokens end to end; place 0 pads
+        self.num_used = 1
 
     @torch.no_grad()
     def encode(self, prompts: list[str], device: torch.device | str) -> tuple[Tensor, Tensor]:
         """Return states (B, L, D) padded to the longest prompt and mask (B, L), on the device."""
-        missing = {prompt for prompt in prompts if prompt not in self.slots}
-        if len(self.slots) + len(missing) > self.max_prompts:
-            self.slots, missing = {}, set(prompts)
+        missing = {prompt for prompt in prompts if prompt not in self.spans}
+        if len(self.spans) + len(missing) > self.max_prompts:
+            self.spans, self.num_used, missing = {}, 1, set(prompts)
         if missing:
             self._learn(sorted(missing), device)
-        chosen = torch.tensor([self.slots[prompt] for prompt in prompts])
-        lengths = self.lengths[chosen]
-        mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
-        places = chosen.to(device, non_blocking=True)
-        return self.states[places, : mask.shape[1]].float(), mask.to(device, non_blocking=True)
+        starts, lengths = torch.tensor([self.spans[prompt] for prompt in prompts]).unbind(1)
+        tokens = torch.arange(int(lengths.max()))
+        mask = tokens < lengths[:, None]
+        places = torch.where(mask, starts[:, None] + tokens, 0).to(device, non_blocking=True)
+        return self.states[places].float(), mask.to(device, non_blocking=True)
 
     def _learn(self, prompts: list[str], device: torch.device | str) -> None:
-        embeds, mask = self.encoder.encode(prompts)
-        first, last = len(self.slots), len(self.slots) + len(prompts)
-        num_tokens = max(self.states.shape[1], embeds.shape[1])
-        if last > len(self.states) or num_tokens > self.states.shape[1]:
-            room = len(self.states) if last <= len(self.states) else 2 * last
-            states = torch.zeros(room, num_tokens, self.encoder.width, dtype=torch.float16, device=device)
-            states[:first, : self.states.shape[1]] = self.states[:first].to(device)
-            self.states, self.lengths = states, nn.functional.pad(self.lengths, (0, room - len(self.lengths)))
-        self.states[first:last] = 0.0
-        self.states[first:last, : embeds.shape[1]] = embeds.to(device, torch.float16)
-        self.lengths[first:last] = mask.sum(dim=1).cpu()
-        self.slots |= {prompt: first + place for place, prompt in enumerate(prompts)}
+        alone = torch.device(device).type == "cpu"
+        for group in [[prompt] for prompt in prompts] if alone else [prompts]:
+            embeds, mask = self.encoder.encode(group)
+            lengths = mask.sum(dim=1).tolist()
+            needed = self.num_used + sum(lengths)
+            if needed > len(self.states):
+                states = torch.zeros(2 * needed, self.encoder.width, dtype=torch.float16, device=device)
+                states[: self.num_used] = self.states[: self.num_used].to(device)
+                self.states = states
+            tokens = torch.cat([own[:length] for own, length in zip(embeds, lengths, strict=True)])
+            self.states[self.num_used : needed] = tokens.to(device, torch.float16)
+            for prompt, length in zip(group, lengths, strict=True):
+                self.spans[prompt] = (self.num_used, length)
+                self.num_used += length

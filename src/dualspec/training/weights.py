@@ -70,7 +70,7 @@ def save_state(
 
     Raises:
         ValueError: a tensor is not finite as `dtype`; nothing is written.
-        FileExistsError: the folder holds something else than weights.
+        FileExistsError: the folder holds anything that was not written here; nothing is removed.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     for name, value in state.items():
@@ -79,8 +79,10 @@ def save_state(
             if not torch.isfinite(state[name]).all():
                 raise ValueError(f"weights must be finite, got NaN or infinity in {name}; nothing was written")
     folder = Path(folder)
-    if folder.exists() and not (folder / CONFIG_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"weights must go to a new folder or replace others, got {folder}; name another")
+    if folder.exists() and not _is_ours(folder):
+        raise FileExistsError(
+            f"weights must go to a new folder or replace whole ones of dualspec alone, got {folder}; name another"
+        )
     temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -98,6 +100,15 @@ def save_state(
         replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Tell a folder that is empty, or holds what `save_state` wrote and nothing else."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    try:
+        return not names or names <= {CONFIG_NAME, *read_document(folder)["files"]}
+    except (FileNotFoundError, ValueError):  # another's config.json, or a damaged one
+        return False
 
 
 def _shards(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
