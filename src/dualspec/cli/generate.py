@@ -278,7 +278,8 @@ def _template(event: str | None, azimuth: float | None, style: Any, allow_no_dir
     azimuth = check_azimuth_deg(azimuth)
     named = float(class_azimuth_deg(int(azimuth_class(azimuth))))
     if style != "doa" and named != azimuth:
-        note(f"note: words name the nearest of 12 directions, {named:g} for {azimuth:g}; --style doa keeps trained ones")
+        nearest = f"{named:g} for {azimuth:g}"
+        note(f"note: the words name the nearest of 12 directions, {nearest}; --style doa keeps trained degrees")
     return prompt_for(event, azimuth, style)
 
 
