@@ -46,6 +46,20 @@ def test_frechet_distance_of_two_gaussians_in_closed_form():
     assert frechet_distance(white * first, white * second + shift) == pytest.approx(float(expected), rel=1e-12)
 
 
+@pytest.mark.parametrize("smallest", [1.0, 1e-3, 1e-9, 0.0])
+@pytest.mark.parametrize("ratio", [3.0, 1 + 1e-3, 1 + 1e-7])
+def test_frechet_distance_in_closed_form_however_small_a_direction_or_the_distance(smallest, ratio):
+    """Sets with exactly diagonal covariances in a common rotated frame: the distance is that of their deviations."""
+    generator = torch.Generator().manual_seed(5)
+    columns = torch.randn(200, 16, generator=generator, dtype=torch.float64)
+    columns = torch.linalg.qr(columns - columns.mean(dim=0)).Q  # orthonormal, and of mean zero
+    rotation = torch.linalg.qr(torch.randn(16, 16, generator=generator, dtype=torch.float64)).Q
+    deviations = torch.cat((torch.linspace(1, 2, 14, dtype=torch.float64), torch.tensor([smallest, smallest])))
+    first, second = (199**0.5 * columns * values @ rotation for values in (deviations, ratio * deviations))
+    expected = float((ratio * deviations - deviations).square().sum())
+    assert frechet_distance(first, second) == pytest.approx(expected, rel=3e-6, abs=1e-13)
+
+
 def test_frechet_distance_of_fewer_clips_than_dimensions():
     reference, estimate = normal(7, 40), normal(9, 40, seed=1)
     value = frechet_distance(reference.float(), estimate.float())
