@@ -367,8 +367,8 @@ MUTANTS = (
     Mutant(
         "a covariance is over the clips",
         "evaluation/distribution_metrics.py",
-        "    centred = (values - values.mean(dim=0)) / (len(values) - 1) ** 0.5",
-        "    centred = (values - values.mean(dim=1, keepdim=True)) / (len(values) - 1) ** 0.5",
+        "((values - values.mean(dim=0)) / (len(values) - 1) ** 0.5 for values",
+        "(values / (len(values) - 1) ** 0.5 for values",
         "evaluation",
     ),
     Mutant(
