@@ -237,7 +237,7 @@ def tables(work: Path) -> Iterator[tuple[str, str]]:
         names[f"{words}, as typed"] = f"target-{name}-typed"
         names[f"{words}, read as DOA"] = f"target-{name}-known"
     if known(*names.values()):
-        extra = {"Mel-base (600 steps)": "target-mel-base"} if known("target-mel-base") else {}
+        extra = {"Mel-base (600 steps), retrain": "target-mel-base"} if known("target-mel-base") else {}
         extra["other recordings through the head: the most that can be had"] = "target-others"
         yield "target", _quality("what the model reads", names | extra, work, least=LEAST_FOR_FD)
         yield "target-direction", _directions("what the model reads", names, work)
