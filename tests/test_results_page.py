@@ -49,7 +49,8 @@ def test_every_table_has_its_place_and_nothing_else_changes(maker: ModuleType, t
     work = tmp_path / "work"
     names = [*maker.WORDINGS, "blank", *(f"steps-{maker.slug(words)}" for words in maker.STEPS)]
     names += [f"guidance-{words}" for words in maker.GUIDANCE]
-    names += ["target", *(f"target-{style}" for style in maker.WORDINGS), "target-unseen", "target-others"]
+    names += ["target", *(f"target-{style}" for style in maker.WORDINGS), "target-others"]
+    names += [f"target-{words}-{reading}" for words in ("unseen", "between") for reading in ("typed", "known")]
     for name in names:
         judged(work, name, 0.125)
     write_clip_scores(work / "results" / "target" / "clips.csv", [{"file": "a.wav", "event": "Dog", "kl": 1.5}])
