@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import soundfile
@@ -30,22 +31,32 @@ from dualspec.hearing.cues import interaural_cues
 from dualspec.model_folder import load_localizer
 
 SECONDS, RATE, SOURCE_RATE = 5.12, 16_000, 44_100
+COUNTS = {"prepare": 250, "localize": 48, "evaluate": 48}  # files of the smaller run
 
 
-def made_up(folder: Path, count: int) -> tuple[Path, Path]:
-    """Write mono files at 44.1 kHz for `prepare`, and two-eared ones at 16 kHz with records for the judge."""
-    generator, head = torch.Generator().manual_seed(0), spherical_head(sample_rate=RATE)
-    mono, ears = folder / "mono" / "noise", folder / "ears"
-    mono.mkdir(parents=True)
-    ears.mkdir()
-    for index in range(count):
-        noise = 0.1 * torch.randn(round(SECONDS * SOURCE_RATE), generator=generator)
-        soundfile.write(mono / f"{index:04}.wav", noise.numpy(), SOURCE_RATE)
+def noise(count: int, length: int) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield a number and as many samples of noise, so many times."""
+    generator = torch.Generator().manual_seed(0)
+    yield from ((index, 0.1 * torch.randn(length, generator=generator)) for index in range(count))
+
+
+def recordings(folder: Path, count: int) -> Path:
+    """Write mono files at 44.1 kHz for `prepare`."""
+    (folder / "noise").mkdir(parents=True)
+    for index, samples in noise(count, round(SECONDS * SOURCE_RATE)):
+        soundfile.write(folder / "noise" / f"{index:04}.wav", samples.numpy(), SOURCE_RATE)
+    return folder
+
+
+def clips(folder: Path, count: int) -> Path:
+    """Write two-eared files at 16 kHz with records for the judge."""
+    folder.mkdir(parents=True)
+    head = spherical_head(sample_rate=RATE)
+    for index, samples in noise(count, round(SECONDS * RATE)):
         azimuth = sector_grid_deg()[index % 12]
-        both = spatialize(noise[: round(SECONDS * RATE)], azimuth, head, peak=0.5)
-        soundfile.write(ears / f"{index:04}.wav", both.T.numpy(), RATE)
-        (ears / f"{index:04}.json").write_text(json.dumps({"azimuth_deg": azimuth}))
-    return mono.parent, ears
+        soundfile.write(folder / f"{index:04}.wav", spatialize(samples, azimuth, head, peak=0.5).T.numpy(), RATE)
+        (folder / f"{index:04}.json").write_text(json.dumps({"azimuth_deg": azimuth}))
+    return folder
 
 
 def command(*words: object) -> tuple[float, float]:
@@ -63,21 +74,22 @@ def command(*words: object) -> tuple[float, float]:
     return seconds, memory
 
 
-def loop(files: list[Path], work: Callable[[Path], object]) -> float:
-    """Return the processor seconds of a plain loop, its first file not counted."""
-    work(files[0])
+def loop(files: Iterable[Path], work: Callable[[Path], object]) -> float:
+    """Return the processor seconds of a plain loop for a file, its first file not counted."""
+    first, *others = sorted(files)
+    work(first)
     before = time.process_time()
-    for file in files:
+    for file in others:
         work(file)
-    return time.process_time() - before
+    return (time.process_time() - before) / len(others)
 
 
-def prepared(file: Path, target: Path) -> None:
+def prepared(target: Path, file: Path) -> None:
     samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
     soundfile.write(target / f"{file.stem}.flac", soxr.resample(samples.mean(axis=1), rate, RATE), RATE)
 
 
-def measure(count: int = 48) -> list[Row]:
+def measure(counts: Mapping[str, int] = COUNTS) -> list[Row]:
     torch.set_num_threads(1)
     judge, rows = load_localizer().localizer, []
 
@@ -89,28 +101,23 @@ def measure(count: int = 48) -> list[Row]:
 
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        sets = {size: made_up(root / str(size), size) for size in (count, 4 * count)}
-        mono, ears = sets[4 * count]
-        plain = {
-            "prepare": loop(sorted(mono.rglob("*.wav")), lambda file: prepared(file, root)),
-            "localize": loop(sorted(ears.glob("*.wav")), judged),
-        }
-        plain["evaluate"] = plain["localize"]
-        for verb in ("prepare", "localize", "evaluate"):
-            found = {}
-            for size, (mono, ears) in sets.items():
+        for verb, count in counts.items():
+            made, found = recordings if verb == "prepare" else clips, {}
+            for size in (count, 4 * count):
+                given = made(root / f"{verb}{size}", size)
                 words = {
-                    "prepare": ("prepare", root / f"corpus{size}", "--corpus", f"folder={mono}", "--workers", 1),
-                    "localize": ("localize", *sorted(ears.glob("*.wav"))),
-                    "evaluate": ("evaluate", ears, "-o", root / f"result{size}", "--device", "cpu"),
+                    "prepare": ("prepare", root / f"corpus{size}", "--corpus", f"folder={given}", "--workers", 1),
+                    "localize": ("localize", *sorted(given.glob("*.wav"))),
+                    "evaluate": ("evaluate", given, "-o", root / f"result{size}", "--device", "cpu"),
                 }
                 found[size] = command(*words[verb])
-            further = found[4 * count][0] - found[count][0]
-            one, plain_one = further / (3 * count), plain[verb] / (4 * count)
-            counts = f"{count} and {4 * count} files of 5.12 s, once: {1 / one:.0f} against {1 / plain_one:.0f} files/s"
-            rows.append(at_least(f"{verb}, files/s / a plain loop's", 1.0, plain_one / one, counts))
+            plain = loop(given.rglob("*.wav"), partial(prepared, root) if verb == "prepare" else judged)
+            one = (found[4 * count][0] - found[count][0]) / (3 * count)
+            sizes = f"{count} and {4 * count} files of 5.12 s"
+            rates = f"{sizes}, once: {1 / one:.0f} against {1 / plain:.0f} files/s"
+            rows.append(at_least(f"{verb}, files/s / a plain loop's", 1.0, plain / one, rates))
             growth = found[4 * count][1] / found[count][1]
-            memory = f"{found[count][1]:.0f} and {found[4 * count][1]:.0f} MB for {count} and {4 * count} files"
+            memory = f"{found[count][1]:.0f} and {found[4 * count][1]:.0f} MB for {sizes}"
             rows.append(at_most(f"{verb}, memory of four times as many files / memory", 1.25, growth, memory))
     return rows
 

@@ -2,18 +2,20 @@
 
 python benchmarks/run.py [--write docs/performance.md] [NAME ...]
 
-With --write, the tables between the marks of that file are replaced.
+Each comparison is a process of its own: what one leaves in the memory would burden the next. With --write, the tables
+between the marks of that file are replaced.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
-from compare import machine, table
+from compare import machine
 
 NAMES = ("engines", "solver", "signals", "judging", "service")
 
@@ -25,7 +27,9 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.names:
         facts = f"`python benchmarks/run.py {name}` on {machine()}, {time.strftime('%Y-%m-%d')}"
-        text = f"{table(importlib.import_module(name).measure())}\n\n{facts}."
+        words = [sys.executable, str(Path(__file__).with_name(f"{name}.py"))]
+        table = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+        text = f"{table}\n\n{facts}."
         print(f"\n## {name}\n\n{text}", flush=True)
         if options.write is not None:
             write(options.write, name, text)
