@@ -16,14 +16,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["HF_HUB_OFFLINE"] = "1"
-# A suite that a script starts in the background is told to ignore Ctrl-C, and so would be what it tests.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from hypothesis import settings
 
 settings.register_profile("dualspec", deadline=None, derandomize=True, database=None)
 settings.load_profile("dualspec")
+
+# A suite that a script starts in the background is told to ignore Ctrl-C, and so would be what it tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

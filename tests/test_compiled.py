@@ -110,6 +110,7 @@ def test_what_a_compiler_makes_is_the_same() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.timeout(3600)  # the compiler takes minutes on a CPU
 def test_compiled_sound_is_the_same(pipeline: DualSpecPipeline) -> None:
     """Waveforms within 1e-3 of the peak, and what the compiler saw once serves the next call."""
     plain = pipeline(PROMPTS[0], seed=1).audios
