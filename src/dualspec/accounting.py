@@ -197,7 +197,7 @@ def compute(config: VariantConfig, vaes: dict[str, VaeConfig], vocoder: VocoderC
         step = _operations(denoiser, packed, torch.zeros(2, dtype=torch.int64), states, mask)
         decode = 0.0
         for vae in vaes.values():
-            latents = torch.zeros(vae.num_latents, *vae.latent_shape(config.num_samples))
+            latents = torch.zeros(vae.num_latents, *vae.moment_shape(config.num_samples))
             decode += _operations(SpectrogramVae(vae).eval().requires_grad_(False).decode_channels, latents)
         text = _text_operations(config.text_encoder, length)
     if vocoder is not None and not isinstance(vocoder, GriffinLimConfig):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ CONFIGS = {
         patch_frames=2,
     ),
 }
+CONFIGS["dit with gains"] = replace(CONFIGS["dit"], input_gains=True)
 
 
 def inputs(seed: int = 0):
@@ -65,6 +68,22 @@ def test_clips_do_not_see_each_other(name):
     together = module(latents, timesteps, embeds, mask)
     alone = module(latents[1:], timesteps[1:], embeds[1:, :3], mask[1:, :3])
     assert torch.allclose(together[1:], alone, atol=1e-4)
+
+
+@torch.no_grad()
+def test_input_gains_pass_each_feature_on_as_the_time_says():
+    """They begin at nothing; a gain of one feature moves that feature alone, by as much as the input has of it."""
+    (latents, timesteps, embeds, mask), width = inputs(), 4 * 6 * 2
+    module = build_denoiser(CONFIGS["dit with gains"]).eval()
+    assert torch.equal(module(latents, timesteps, embeds, mask), torch.zeros_like(latents))
+    module.input_gains.bias[7] = 0.5  # of 48: of two frames of (4, 6); channel 1, row 1 of the first frame
+    expected = torch.zeros_like(latents)
+    expected[:, 1, ::2, 1] = 0.5 * latents[:, 1, ::2, 1]
+    assert torch.allclose(module(latents, timesteps, embeds, mask), expected, atol=1e-6)
+    module.input_gains.weight.normal_(generator=torch.Generator().manual_seed(1))
+    assert module.input_gains.weight.shape == (width, 32)
+    later = module(latents, timesteps + 400, embeds, mask)
+    assert not torch.allclose(later, module(latents, timesteps, embeds, mask), atol=1e-3)
 
 
 def test_unused_frames_are_refused():

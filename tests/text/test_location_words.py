@@ -72,6 +72,9 @@ def test_the_table_of_training_decides() -> None:
     prompt = "EVENT: Rain & LOCATION: left front"
     assert LocationWords(lexicon="paper_like").read(prompt) == prompt
     assert azimuth_class(direction(WORDS.read(prompt))) in (1, 2)
+    wider = "EVENT: Rain & LOCATION: on my left"
+    assert LocationWords(lexicon="wide").read(wider) == wider
+    assert WORDS.read(wider) == "EVENT: Rain & LOCATION: DOA 90"
     assert len(LOCATION_STYLES) == 3  # another style would need a rule of its own
 
 

@@ -52,11 +52,13 @@ def test_clock_hours_are_those_of_the_demo_page(azimuth, hour):
     assert parse_location(f"{hour} o'clock").azimuth_deg == azimuth
 
 
+@pytest.mark.parametrize("lexicon", ["distinct", "wide"])
 @pytest.mark.parametrize("split", ["train", "heldout", "all"])
 @pytest.mark.parametrize("sector", SECTORS)
-def test_every_phrase_reads_back_as_its_sector(sector, split):
-    phrases = general_phrases(sector, split=split)
-    assert len(phrases) >= {"train": 4, "heldout": 2, "all": 6}[split]
+def test_every_phrase_reads_back_as_its_sector(sector, split, lexicon):
+    phrases = general_phrases(sector, split=split, lexicon=lexicon)
+    more = 5 if lexicon == "wide" and split != "heldout" else 0
+    assert len(phrases) >= {"train": 4, "heldout": 2, "all": 6}[split] + more
     for phrase in phrases:
         assert parse_location(phrase).azimuth_deg == 30 * sector
         template = parse_prompt(format_prompt("dog", phrase))
@@ -72,20 +74,23 @@ def test_prompt_for_reads_back(azimuth, style):
     assert (parsed.event, parsed.azimuth.azimuth_deg, parsed.azimuth.style) == ("Car horn", azimuth, style)
 
 
-def test_no_phrase_serves_two_sectors_and_heldout_is_held_out():
-    phrases = [phrase for sector in SECTORS for phrase in general_phrases(sector, split="all")]
-    assert len(phrases) == len(set(phrases))
-    train = {phrase for sector in SECTORS for phrase in general_phrases(sector, split="train")}
-    heldout = {phrase for sector in SECTORS for phrase in general_phrases(sector, split="heldout")}
-    assert not train & heldout
-    assert train | heldout == set(phrases)
+@pytest.mark.parametrize("lexicon", ["distinct", "wide"])
+def test_no_phrase_serves_two_sectors_and_heldout_is_held_out(lexicon):
+    def listed(split, lexicon=lexicon):
+        return [phrase for sector in SECTORS for phrase in general_phrases(sector, split=split, lexicon=lexicon)]
+
+    assert len(listed("all")) == len(set(listed("all")))
+    assert not set(listed("train")) & set(listed("heldout"))
+    assert {*listed("train"), *listed("heldout")} == set(listed("all"))
+    assert listed("heldout") == listed("heldout", "distinct")
+    assert set(listed("train", "distinct")) <= set(listed("train"))
 
 
 def test_left_and_right_are_worded_alike():
     swap = str.maketrans({"\0": "right"})
     for sector in range(1, 6):
-        mirrored = general_phrases(12 - sector, split="all")
-        phrases = general_phrases(sector, split="all")
+        mirrored = general_phrases(12 - sector, split="all", lexicon="wide")
+        phrases = general_phrases(sector, split="all", lexicon="wide")
         assert tuple(phrase.replace("left", "\0").translate(swap) for phrase in phrases) == mirrored
 
 

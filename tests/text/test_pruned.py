@@ -31,7 +31,7 @@ def test_the_closed_prompts_have_the_states_of_the_whole_encoder(
     encoders: tuple[TextEncoder, TextEncoder, Path],
 ) -> None:
     whole, pruned, folder = encoders
-    closed = closed_prompts(LABELS, split="all") + closed_prompts(LABELS, lexicon="paper_like")
+    closed = closed_prompts(LABELS, lexicon="wide", split="all") + closed_prompts(LABELS, lexicon="paper_like")
     prompts = ["", *closed[::23], "Left behind the bells: fire"]  # other prompts of the same words too
     (expected, mask), (states, own_mask) = whole.encode(prompts), pruned.encode(prompts)
     assert torch.equal(mask, own_mask), "cut into as many pieces"
@@ -46,7 +46,7 @@ def test_all_closed_prompts_are_of_known_words_and_others_are_refused(
     _, pruned, folder = encoders
     words = known_words(folder)
     assert words is not None and isinstance(pruned, TransformerTextEncoder)
-    for prompt in closed_prompts(LABELS, split="all") + closed_prompts(LABELS, lexicon="paper_like"):
+    for prompt in closed_prompts(LABELS, lexicon="wide", split="all") + closed_prompts(LABELS, lexicon="paper_like"):
         check_words(pruned.tokenizer, words, prompt)
     assert "tambourine" in words and "tamb" not in words
     for other in ("EVENT: Zebra & LOCATION: DOA 30", "tamb", "EVENT: Bells & LOCATION: DOA 31", "bells 鐘"):

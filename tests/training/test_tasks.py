@@ -303,3 +303,53 @@ def test_of_several_heads_one_is_drawn_per_clip(corpus, head):
     for row in range(12):
         pair = alone[heads[row]].hrirs[0, directions[row]]
         assert torch.allclose(clips[row], normalize_peak(render(mono[row : row + 1], pair[None]))[0], atol=1e-5)
+
+
+LINEAR = [
+    "task.vae.autoencoder.linear=true",
+    "task.vae.autoencoder.width=16",
+    "task.vae.autoencoder.frame_width=8",
+    "task.vae.latent_scaling=principal",
+    "task.vae.principal_channels=8",
+    "task.decoder_only=true",
+    "task.loss.adversarial_weight=0",
+    "loop.batch_size=2",
+]
+
+
+def test_a_linear_encoder_is_had_from_the_clips_and_stays(corpus, head, tmp_path):
+    """Nothing trains it: a denoiser can learn its latents while the decoder is still being trained."""
+    for steps in (1, 3):
+        run(
+            override(get_recipe("mini/mel_vae"), [*LINEAR, f"loop.max_steps={steps}"]),
+            tmp_path / f"{steps}",
+            corpus,
+            head,
+        )
+    short, long = (read_state(tmp_path / name / "weights") for name in ("1", "3"))
+    kept = {name for name in short if torch.equal(short[name], long[name])}
+    encoder = {name for name in short if "linear_encoder" in name or name.startswith("latent_")}
+    assert encoder <= kept and len(encoder) == 6
+    assert float(short["autoencoder.linear_encoder.to_mean.weight"].norm(dim=1).min()) == pytest.approx(1.0, abs=1e-4)
+    assert not {name for name in kept if "decoder" in name and name.endswith("weight") and "norm" not in name}
+
+
+def test_latents_are_turned_when_another_scaling_is_asked_for(corpus, head, tmp_path):
+    narrow = [setting for setting in LINEAR if "width" in setting or "batch" in setting]
+    run(override(get_recipe("mini/stft_vae"), [*narrow, "loop.max_steps=1"]), tmp_path / "first", corpus, head)
+    turned = [*narrow, "loop.max_steps=1", "task.decoder_only=true", *LINEAR[3:4], "task.vae.principal_channels=2"]
+    recipe = override(get_recipe("mini/stft_vae"), turned)
+    run(recipe, tmp_path / "turned", corpus, head, init=tmp_path / "first" / "weights")
+    first, second = (read_state(tmp_path / name / "weights") for name in ("first", "turned"))
+    assert torch.equal(first["autoencoder.embed.weight"], second["autoencoder.embed.weight"])
+    assert second["latent_basis"].shape == (128, 32)
+    product = second["latent_inverse"] @ second["latent_basis"]
+    assert torch.allclose(product, torch.eye(32), atol=1e-3)
+    with pytest.raises(ValueError, match="same VAE settings"):
+        run(
+            override(recipe, ["task.vae.log_mean=-5"]),
+            tmp_path / "no",
+            corpus,
+            head,
+            init=tmp_path / "first" / "weights",
+        )

@@ -24,6 +24,7 @@ class DitConfig:
     num_heads: int = 5  # attention heads
     patch_frames: int = 1  # latent frames per token
     mlp_width: int = 832  # hidden features of the gated perceptron
+    input_gains: bool = False  # add the input, each feature times a gain of the condition's, to the output
 
 
 class RmsNorm(nn.Module):
@@ -125,6 +126,10 @@ class DiffusionTransformer(nn.Module):
         nn.init.zeros_(self.project_out.weight)
         nn.init.zeros_(self.project_out.bias)
         nn.init.normal_(to_condition.weight, std=0.02)
+        if config.input_gains:
+            self.input_gains = nn.Linear(width, features)
+            nn.init.zeros_(self.input_gains.weight)
+            nn.init.zeros_(self.input_gains.bias)
 
     def forward(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor, prompt_mask: Tensor) -> Tensor:
         """Return the prediction (B, C, T, F) for latents (B, C, T, F), timesteps (B,), text (B, L, D), mask (B, L)."""
@@ -138,8 +143,10 @@ class DiffusionTransformer(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, condition, text, prompt_mask)
         shift, scale = self.modulation_out(nn.functional.silu(summary)).unsqueeze(1).chunk(2, dim=-1)
-        folded = self.project_out(self.norm_out(tokens) * (1 + scale) + shift)
-        return folded.reshape(batch, num_frames, channels, rows).permute(0, 2, 1, 3)
+        prediction = self.project_out(self.norm_out(tokens) * (1 + scale) + shift)
+        if self.config.input_gains:
+            prediction = prediction + folded * self.input_gains(nn.functional.silu(summary)).unsqueeze(1)
+        return prediction.reshape(batch, num_frames, channels, rows).permute(0, 2, 1, 3)
 
 
 def sinusoids(positions: Tensor, width: int, longest_period: float = 10_000.0) -> Tensor:

@@ -66,7 +66,7 @@ class Decoder(nn.Module):
         """Return the near ear (B,), magnitudes (B, 2, T, F) and real STFT channels (B, 6, T, F) of latents."""
         vaes: list[Any] = list(self.children())
         scaled = zip(vaes, self.pairing.unpack(latents), strict=True)
-        mel, stft = (vae.decode_channels(part / vae.latent_scale + vae.latent_shift) for vae, part in scaled)
+        mel, stft = (vae.decode_channels(vae.unscale(part)) for vae, part in scaled)
         log_mel: Any = channels_to_spectra(mel, vaes[0].config).log_mel
         magnitude = mel_to_magnitude(log_mel, vaes[0].config.mel)[..., 1:]
         return near_ear(log_mel), magnitude, unscale_stft(stft, vaes[1].config)

@@ -4,11 +4,15 @@ The small models use it in place of the two-dimensional `AutoencoderKL`: at a fe
 frame-wise network knows which row is which frequency, so a frequency-dependent interaural phase costs it nothing.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+LINEAR_SPREAD = 0.04
+"""Standard deviation of a linear encoder's latents about their mean, in the units of the channels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,7 @@ class FrameAutoencoderConfig:
     encoder_layers: int = 3  # residual blocks of the encoder
     decoder_layers: int = 3  # residual blocks of the decoder at the latent's frame rate
     frame_layers: int = 2  # residual blocks of the decoder at the spectrogram's frame rate
+    linear: bool = False  # the encoder is one linear map, the decoder its inverse plus the network; see `start_from`
 
     @property
     def time_factor(self) -> int:
@@ -66,6 +71,26 @@ class ConvNextBlock(nn.Module):
         return frames + self.scale * self.project(hidden)
 
 
+class LinearEncoder(nn.Module):
+    """One linear map of a latent frame's channels to the means of its latents; their spread is the same everywhere.
+
+    Args:
+        features: values of the spectrogram that a latent frame stands for.
+        num_latents: values of a latent frame.
+    """
+
+    def __init__(self, features: int, num_latents: int) -> None:
+        """Begin with a spread that hides what nobody hears."""
+        super().__init__()
+        self.to_mean = nn.Linear(features, num_latents)
+        self.log_variance = nn.Parameter(torch.full((num_latents,), 2 * math.log(LINEAR_SPREAD)))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Map latent frames (B, T, features) to means and log-variances (B, T, 2·latents)."""
+        mean = self.to_mean(frames)
+        return torch.cat((mean, self.log_variance.expand_as(mean)), dim=-1)
+
+
 class FrameAutoencoder(nn.Module):
     """Spectrogram channels (B, C, T, F) ⇄ latent moments and latents (B, 8, T/r, rows).
 
@@ -79,14 +104,52 @@ class FrameAutoencoder(nn.Module):
         self.config = config
         features, latent = config.in_channels * config.num_bins, config.latent_channels * config.latent_bins
         ratio = config.time_compression
-        self.embed = nn.Conv1d(features, config.width, ratio, stride=ratio)
-        self.encoder = nn.Sequential(*(ConvNextBlock(config.width) for _ in range(config.encoder_layers)))
-        self.to_moments = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, 2 * latent))
+        if config.linear:
+            self.linear_encoder = LinearEncoder(ratio * features, latent)
+            self.linear_decoder = nn.Linear(latent, ratio * features)
+        else:
+            self.embed = nn.Conv1d(features, config.width, ratio, stride=ratio)
+            self.encoder = nn.Sequential(*(ConvNextBlock(config.width) for _ in range(config.encoder_layers)))
+            self.to_moments = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, 2 * latent))
         self.from_latent = nn.Linear(latent, config.width)
         self.decoder = nn.Sequential(*(ConvNextBlock(config.width) for _ in range(config.decoder_layers)))
         self.upsample = nn.ConvTranspose1d(config.width, config.frame_width, ratio, stride=ratio)
         self.frame_decoder = nn.Sequential(*(ConvNextBlock(config.frame_width) for _ in range(config.frame_layers)))
-        self.to_channels = nn.Sequential(nn.LayerNorm(config.frame_width), nn.Linear(config.frame_width, features))
+        last = nn.Linear(config.frame_width, features)
+        self.to_channels = nn.Sequential(nn.LayerNorm(config.frame_width), last)
+        if config.linear:  # the network adds to the linear map, and nothing at the beginning
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    @torch.no_grad()
+    def start_from(self, channels: Tensor) -> None:
+        """Set the linear maps to the principal components of spectrograms: the best that a linear map can do.
+
+        Args:
+            channels: (N, C, T, F) of training clips, T a multiple of the time compression.
+
+        Raises:
+            ValueError: there are fewer latent frames than latents.
+        """
+        frames = self._fold(channels).flatten(0, 1)
+        latents = self.config.latent_channels * self.config.latent_bins
+        if len(frames) <= latents:
+            raise ValueError(f"clips must have more than {latents} latent frames, got {len(frames)}; take more clips")
+        mean, basis, _ = principal_components(frames, latents)
+        self.linear_encoder.to_mean.weight.copy_(basis.T)
+        self.linear_encoder.to_mean.bias.copy_(-(mean @ basis))
+        self.linear_decoder.weight.copy_(basis)
+        self.linear_decoder.bias.copy_(mean)
+
+    def _fold(self, channels: Tensor) -> Tensor:
+        """Return latent frames (B, T/r, r·C·F) of channels (B, C, T, F)."""
+        folded = channels.unflatten(2, (-1, self.config.time_compression))
+        return folded.permute(0, 2, 3, 1, 4).flatten(2)
+
+    def _unfold(self, frames: Tensor) -> Tensor:
+        """Return channels (B, C, T, F) of latent frames (B, T/r, r·C·F)."""
+        shape = (self.config.time_compression, self.config.in_channels, self.config.num_bins)
+        return frames.unflatten(2, shape).permute(0, 3, 1, 2, 4).flatten(2, 3)
 
     def encode_moments(self, channels: Tensor) -> Tensor:
         """Return mean and log-variance (B, 2·latent_channels, T/r, latent_bins) of channels (B, C, T, F)."""
@@ -96,22 +159,50 @@ class FrameAutoencoder(nn.Module):
                 f"num_frames must be a multiple of {self.config.time_compression}, got {num_frames}; "
                 "crop or pad the clip"
             )
-        flat = channels.permute(0, 1, 3, 2).reshape(batch, -1, num_frames)
-        tokens = self.encoder(self.embed(flat).transpose(1, 2))
-        moments = self.to_moments(tokens)
+        if self.config.linear:
+            moments = self.linear_encoder(self._fold(channels))
+        else:
+            flat = channels.permute(0, 1, 3, 2).reshape(batch, -1, num_frames)
+            moments = self.to_moments(self.encoder(self.embed(flat).transpose(1, 2)))
         grid = moments.reshape(batch, moments.shape[1], 2 * self.config.latent_channels, self.config.latent_bins)
         return grid.permute(0, 2, 1, 3)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return channels (B, C, T, F) of latents (B, latent_channels, T/r, latent_bins)."""
         batch, _, num_tokens, _ = latents.shape
-        tokens = self.from_latent(latents.permute(0, 2, 1, 3).reshape(batch, num_tokens, -1))
-        tokens = self.decoder(tokens)
+        flat = latents.permute(0, 2, 1, 3).reshape(batch, num_tokens, -1)
+        tokens = self.decoder(self.from_latent(flat))
         frames = self.frame_decoder(self.upsample(tokens.transpose(1, 2)).transpose(1, 2))
-        flat = self.to_channels(frames)
-        return flat.reshape(batch, flat.shape[1], self.config.in_channels, self.config.num_bins).permute(0, 2, 1, 3)
+        features = self.to_channels(frames)
+        grid = features.reshape(batch, features.shape[1], self.config.in_channels, self.config.num_bins)
+        network = grid.permute(0, 2, 1, 3)
+        return network + self._unfold(self.linear_decoder(flat)) if self.config.linear else network
+
+    def encoder_modules(self) -> list[nn.Module]:
+        """Return the modules that make latents."""
+        return [self.linear_encoder] if self.config.linear else [self.embed, self.encoder, self.to_moments]
 
     def last_layer(self) -> nn.Parameter:
         """Return the decoder's last weight, whose gradient norm balances the adversarial loss."""
         last: Any = self.to_channels[1]
         return last.weight
+
+
+def principal_components(rows: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the directions along which rows (N, D) vary most.
+
+    Args:
+        rows: finite values.
+        count: K, at most D.
+
+    Returns:
+        Their mean (D,), the orthonormal directions (D, K), the widest first, and the standard deviations along them
+        (K,).
+    """
+    values = rows.double()
+    mean = values.mean(dim=0)
+    variances, directions = torch.linalg.eigh(torch.cov((values - mean).T))
+    order = variances.argsort(descending=True)[:count]
+    kept = directions[:, order]
+    kept = kept * kept.gather(0, kept.abs().argmax(dim=0, keepdim=True)).sign()  # no sign is left to chance
+    return mean.to(rows), kept.to(rows), variances[order].clamp(min=0.0).sqrt().to(rows)

@@ -20,9 +20,10 @@ from dualspec.features.stft import (
     stft,
     stft_to_channels,
 )
-from dualspec.latents.frame_autoencoder import FrameAutoencoder, FrameAutoencoderConfig
+from dualspec.latents.frame_autoencoder import FrameAutoencoder, FrameAutoencoderConfig, principal_components
 
 Feature = Literal["mel", "mel_mono", "stft", "dual"]
+LatentScaling = Literal["scalar", "per_feature", "principal"]
 NormalDraw = Callable[[tuple[int, ...]], Tensor]
 
 
@@ -63,7 +64,8 @@ class VaeConfig:
     log_floor: float = 1e-5  # smallest magnitude kept in logarithmic STFT channels
     log_mean: float = 0.0  # subtracted from logarithmic channels (natural log)
     log_std: float = 1.0  # divides logarithmic channels
-    latent_scaling: Literal["scalar", "per_feature"] = "scalar"  # one 1/std, or one per latent channel and row
+    latent_scaling: LatentScaling = "scalar"  # one 1/std, one per latent channel and row, or principal components
+    principal_channels: int | None = None  # of "principal": latent channels that are kept, the widest components first
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
@@ -77,6 +79,12 @@ class VaeConfig:
             raise ValueError(
                 f"autoencoder.in_channels must be {self.num_channels}, got {self.autoencoder.in_channels}; "
                 f"feature {self.feature!r} has that many channels"
+            )
+        kept, most = self.principal_channels, self.autoencoder.latent_channels
+        if (self.latent_scaling == "principal") != (kept is not None) or not 1 <= (kept or 1) <= most:
+            raise ValueError(
+                f"principal_channels must be 1 to {most} for latent_scaling 'principal' and None for others, "
+                f"got {kept} for {self.latent_scaling!r}"
             )
 
     @property
@@ -99,7 +107,12 @@ class VaeConfig:
         return 2 if self.feature == "mel_mono" else 1
 
     def latent_shape(self, num_samples: int) -> tuple[int, int, int]:
-        """Return (channels, frames, rows) of one latent."""
+        """Return (channels, frames, rows) of one scaled latent."""
+        channels, num_frames, rows = self.moment_shape(num_samples)
+        return self.principal_channels or channels, num_frames, rows
+
+    def moment_shape(self, num_samples: int) -> tuple[int, int, int]:
+        """Return (channels, frames, rows) of a posterior's mean, before `latent_scaling`."""
         _, num_frames, num_bins = self.input_shape(num_samples)
         return self.autoencoder.latent_shape(num_frames, num_bins)
 
@@ -198,8 +211,10 @@ class SpectrogramVae(nn.Module):
         config: what it reads and its sizes.
     """
 
-    latent_shift: Tensor
-    latent_scale: Tensor
+    latent_shift: Tensor  # (1, C, 1, R), or (1, 1, 1, 1)
+    latent_scale: Tensor  # the same; not of principal components
+    latent_basis: Tensor  # (C·R, K·R) from a latent frame to its scaled principal components
+    latent_inverse: Tensor  # (K·R, C·R) and back
 
     def __init__(self, config: VaeConfig) -> None:
         """Build the network; the latent scale is 1 until `set_latent_scale` measures it."""
@@ -207,12 +222,19 @@ class SpectrogramVae(nn.Module):
         self.config = config
         self.autoencoder: Any = build_autoencoder(config.autoencoder)
         shape = (1, 1, 1, 1)
-        if config.latent_scaling == "per_feature":
+        if config.latent_scaling != "scalar":
             if not isinstance(config.autoencoder, FrameAutoencoderConfig):
-                raise ValueError("latent_scaling must be 'scalar' for a two-dimensional autoencoder, got 'per_feature'")
+                raise ValueError(
+                    f"latent_scaling must be 'scalar' for a two-dimensional autoencoder, got {config.latent_scaling!r}"
+                )
             shape = (1, config.autoencoder.latent_channels, 1, config.autoencoder.latent_bins)
         self.register_buffer("latent_shift", torch.zeros(shape))
-        self.register_buffer("latent_scale", torch.ones(shape))
+        if config.principal_channels is None:
+            self.register_buffer("latent_scale", torch.ones(shape))
+        else:
+            basis = torch.eye(shape[1] * shape[3], config.principal_channels * shape[3])
+            self.register_buffer("latent_basis", basis)
+            self.register_buffer("latent_inverse", basis.T.clone())
 
     def encode_moments(self, channels: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance, each (B, C', T', F'), of channels (B, C, T, F)."""
@@ -246,18 +268,42 @@ class SpectrogramVae(nn.Module):
         ears = self.config.num_latents
         if normal is not None:
             mean = mean + normal((ears, *mean.shape[1:])).reshape(mean.shape).to(mean) * (0.5 * log_variance).exp()
-        scaled = (mean - self.latent_shift) * self.latent_scale
+        scaled = self._onto(mean - self.latent_shift, "basis")
         return list(scaled.unflatten(0, (-1, ears)).unbind(1))
+
+    def unscale(self, scaled: Tensor) -> Tensor:
+        """Return what `decode_channels` takes, (B, C', T', F'), of scaled latents."""
+        return self._onto(scaled, "inverse") + self.latent_shift
+
+    def _onto(self, latents: Tensor, name: Literal["basis", "inverse"]) -> Tensor:
+        """Scale latents (B, C, T, R), or undo it."""
+        if self.config.latent_scaling != "principal":
+            return latents * self.latent_scale if name == "basis" else latents / self.latent_scale
+        frames = latents.permute(0, 2, 1, 3).flatten(2) @ getattr(self, f"latent_{name}")
+        return frames.unflatten(2, (-1, latents.shape[3])).permute(0, 2, 1, 3)
 
     def decode(self, latents: list[Tensor]) -> Spectra:
         """Decode scaled latents, listed as `encode` returns them, into the spectra of both ears."""
         together = torch.stack(latents, dim=1).flatten(0, 1)
-        unscaled = together / self.latent_scale + self.latent_shift
-        return channels_to_spectra(self.decode_channels(unscaled), self.config)
+        return channels_to_spectra(self.decode_channels(self.unscale(together)), self.config)
 
     @torch.no_grad()
     def set_latent_scale(self, latents: Tensor) -> None:
-        """Measure shift and scale from unscaled posterior samples (N, C', T', F'). Decision 18."""
+        """Measure shift and scale from unscaled posterior samples (N, C', T', F'). Decision 18.
+
+        Principal components are scaled by the root of 1/std, so that they keep half their differences (in decibels):
+        a denoiser settles the wide ones first, and few steps still reach the narrow ones. Their mean variance is 1.
+        """
+        if self.config.principal_channels is not None:
+            kept = self.config.principal_channels * latents.shape[3]
+            mean, basis, std = principal_components(latents.permute(0, 2, 1, 3).flatten(2).flatten(0, 1), kept)
+            if not torch.isfinite(std).all() or (std == 0).any():
+                raise ValueError(f"latents must vary in {kept} directions, got fewer; set principal_channels lower")
+            scale = (std * std.mean()).rsqrt()
+            self.latent_shift.copy_(mean.reshape(self.latent_shift.shape[1], -1)[None, :, None])
+            self.latent_basis.copy_(basis * scale)
+            self.latent_inverse.copy_((basis / scale).T)
+            return
         dims = (0, 2) if self.config.latent_scaling == "per_feature" else (0, 1, 2, 3)
         std = latents.std(dim=dims, keepdim=True)
         if not torch.isfinite(std).all() or (std == 0).any():
@@ -271,7 +317,7 @@ class SpectrogramVae(nn.Module):
     def encoder_modules(self) -> list[nn.Module]:
         """Return the modules that make latents."""
         if isinstance(self.autoencoder, FrameAutoencoder):
-            return [self.autoencoder.embed, self.autoencoder.encoder, self.autoencoder.to_moments]
+            return self.autoencoder.encoder_modules()
         return [self.autoencoder.encoder, self.autoencoder.quant_conv]
 
     def last_layer(self) -> nn.Parameter:

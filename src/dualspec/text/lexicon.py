@@ -1,8 +1,8 @@
-"""The words for the 12 azimuth sectors: three location styles, two lexicons of general descriptions.
+"""The words for the 12 azimuth sectors: three location styles, three lexicons of general descriptions.
 
 The paper gives one example of a general description and its demo page about a dozen, some of which serve two
-neighbouring sectors. `distinct` is our own table in which every phrase belongs to exactly one sector; `paper_like`
-keeps the ambiguous wording for the ablation.
+neighbouring sectors. `distinct` is our own table in which every phrase belongs to exactly one sector, `wide` the same
+with the words that people type most; `paper_like` keeps the ambiguous wording for the ablation.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 LocationStyle = Literal["doa", "clock", "general"]
-Lexicon = Literal["distinct", "paper_like"]
+Lexicon = Literal["distinct", "wide", "paper_like"]
 LexiconSplit = Literal["train", "heldout", "all"]
 
 LOCATION_STYLES: tuple[LocationStyle, ...] = get_args(LocationStyle)
@@ -87,6 +87,52 @@ _DISTINCT: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
 }
 
+# More words for the same sectors, of which `wide` trains as well; what is held out stays out of both.
+_MORE = _ring(
+    front=(
+        "in front of me",
+        "right in front of you",
+        "from the front",
+        "ahead of the listener",
+        "straight in front of me",
+    ),
+    near_front=(
+        "in front, slightly {side}",
+        "ahead and slightly to the {side}",
+        "in front of me, a little to the {side}",
+        "mainly ahead, somewhat to the {side}",
+        "just {side} of center",
+        "almost ahead, slightly {side}",
+        "in front of you, slightly to your {side}",
+    ),
+    side_front=(
+        "on the {side}, slightly ahead",
+        "mainly to the {side}, somewhat in front",
+        "on my {side}, a little in front of me",
+        "to the {side} and slightly ahead",
+        "almost {side}, slightly forward",
+        "to your {side}, slightly in front of you",
+    ),
+    side=("on my {side}", "to your {side}", "from the {side}", "on the {side} side", "to the {side} of the listener"),
+    side_back=(
+        "on the {side}, slightly behind",
+        "mainly to the {side}, somewhat behind",
+        "on my {side}, a little behind me",
+        "to the {side} and slightly back",
+        "almost {side}, slightly to the rear",
+        "to your {side}, slightly behind you",
+    ),
+    near_back=(
+        "behind, slightly {side}",
+        "behind me and slightly to the {side}",
+        "behind me, a little to the {side}",
+        "mainly behind, somewhat to the {side}",
+        "almost behind, slightly {side}",
+        "behind you, slightly to your {side}",
+    ),
+    back=("behind me", "right behind you", "from behind", "at the rear", "straight behind me"),
+)
+
 # Wordings of the paper's Fig. 4 and of its demo page, mirrored to the other side. Read by a listener, "left front" and
 # "front left" are one and the same direction: that is the point of this table.
 _PAPER_LIKE = _ring(
@@ -106,7 +152,8 @@ def general_phrases(sector: int, *, lexicon: Lexicon = "distinct", split: Lexico
 
     Args:
         sector: Azimuth class 0 to 11, counter-clockwise in steps of 30 degrees from the front.
-        lexicon: `distinct` (no phrase serves two sectors) or `paper_like` (the paper's ambiguous wording).
+        lexicon: `distinct` (no phrase serves two sectors), `wide` (the same and more of them) or `paper_like` (the
+            paper's ambiguous wording).
         split: `train`, `heldout` (paraphrases that training never shows) or `all`.
 
     Returns:
@@ -123,11 +170,11 @@ def general_phrases(sector: int, *, lexicon: Lexicon = "distinct", split: Lexico
         if split == "heldout":
             raise ValueError(
                 "split must be 'train' or 'all' for lexicon 'paper_like', got 'heldout'; "
-                "only the lexicon 'distinct' holds phrases back"
+                "only the lexicons 'distinct' and 'wide' hold phrases back"
             )
         return _PAPER_LIKE[sector]
-    if lexicon != "distinct":
+    if lexicon not in get_args(Lexicon):
         raise ValueError(f"lexicon must be one of {', '.join(get_args(Lexicon))}, got {lexicon!r}; say 'distinct'")
-    if split == "all":
-        return _DISTINCT["train"][sector] + _DISTINCT["heldout"][sector]
-    return _DISTINCT[split][sector]
+    trained = _DISTINCT["train"][sector] + (_MORE[sector] if lexicon == "wide" else ())
+    heldout = _DISTINCT["heldout"][sector]
+    return {"train": trained, "heldout": heldout, "all": trained + heldout}[split]

@@ -42,7 +42,7 @@ class LatentBank:
         with memory_watched(pairs, "--set task.keep_latents=false (--set denoiser.task.keep_latents=false of build)"):
             self.known = torch.zeros(pairs, dtype=torch.bool)
             for vae in vaes:
-                shape = (vae.config.num_latents, *vae.config.latent_shape(config.num_samples))
+                shape = (vae.config.num_latents, *vae.config.moment_shape(config.num_samples))
                 self.moments.append(torch.zeros(pairs, 2, *shape, dtype=torch.float16, device=device))
             if device.type != "cpu":
                 for chunk in torch.arange(pairs).split(_CHUNK):

@@ -17,6 +17,7 @@ from dualspec.data.datasets import load_clips
 from dualspec.data.selection import read_pairs
 from dualspec.diffusion.variant import VariantConfig
 from dualspec.files import read_json, saying_what_is_free, write_text_atomic
+from dualspec.latents.frame_autoencoder import FrameAutoencoderConfig
 from dualspec.latents.vae import SpectrogramVae, VaeConfig
 from dualspec.text.encoder import build_text_encoder
 from dualspec.training.checkpoint import list_checkpoints
@@ -113,14 +114,20 @@ def warm_start(task: Task, folder: Path) -> None:
     state = read_state(folder)
     (prefix,) = {name.split(".", 1)[0] for name, _ in phase.named_parameters()}
     module = phase.get_submodule(prefix)
-    load_strictly(module, state, folder)
+    if isinstance(task, VaeTask) and read_config(folder, {"VaeConfig": VaeConfig}) != task.config.vae:
+        own = {name: value for name, value in module.state_dict().items() if name.startswith("latent_")}
+        load_strictly(module, {n: v for n, v in state.items() if not n.startswith("latent_")} | own, folder)
+        task.measure_latent_scale()
+    else:
+        load_strictly(module, state, folder)
 
 
 def _check_same_meaning(task: Task, folder: Path) -> None:
     """Refuse weights that fit in shape but were trained to read or to predict something else."""
     if isinstance(task, VaeTask):
         stored = read_config(folder, {"VaeConfig": VaeConfig})
-        if stored != task.config.vae:
+        asked = task.config.vae
+        if replace(stored, latent_scaling=asked.latent_scaling, principal_channels=asked.principal_channels) != asked:
             raise ValueError(f"weights to start from must be of the same VAE settings, got others in {folder}")
     if isinstance(task, VocoderTask):
         kind = type(task.config.vocoder)
@@ -196,12 +203,14 @@ def train(
     """
     with saying_what_is_free(folder), run_lock(folder) if processes.is_main else contextlib.nullcontext():
         _check_folder(config, folder, resume)
-        if isinstance(config, VaeTaskConfig) and config.decoder_only and init is None and not resume:
+        if init is None and not resume and _needs_encoder(config):
             raise ValueError("init must be given with decoder_only, got none; name the weights whose encoder stays")
         torch.manual_seed(loop.seed)
         task = make_task(processes)
         if init is not None:
             warm_start(task, init)
+        elif not resume and isinstance(task, VaeTask):
+            task.start_from_clips()
         _keep_settings(config, loop, folder, processes, init)
         trainer = Trainer(task, loop, folder, processes, report, on_progress)
         if resume:
@@ -214,6 +223,14 @@ def train(
             name = "weights" if state.stop_signal is None else "snapshot"
             trainer.export(name, dtype=export_dtype, notes=read_json(origin) if origin.is_file() else {})
     return state
+
+
+def _needs_encoder(config: TaskConfig) -> bool:
+    """Tell whether a decoder alone is to be trained, and no encoder can be had from the clips."""
+    if not isinstance(config, VaeTaskConfig) or not config.decoder_only:
+        return False
+    network = config.vae.autoencoder
+    return not (isinstance(network, FrameAutoencoderConfig) and network.linear)
 
 
 def _check_folder(config: TaskConfig, folder: Path, resume: bool) -> None:

@@ -1,5 +1,6 @@
 """Training a VAE: reconstruction, interaural terms, KL, and the patch adversary after its warm-up."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dualspec.latents.adversary import PatchDiscriminator, PatchDiscriminatorConfig
+from dualspec.latents.frame_autoencoder import FrameAutoencoder
 from dualspec.latents.losses import (
     VaeLossConfig,
     adaptive_adversarial_weight,
@@ -162,18 +164,31 @@ class VaeTask:
         return {name: value / count for name, value in totals.items()}
 
     @torch.no_grad()
+    def start_from_clips(self) -> None:
+        """Set a linear encoder and decoder to the principal components of training clips."""
+        network = self.vae.autoencoder
+        if isinstance(network, FrameAutoencoder) and network.config.linear:
+            network.start_from(torch.cat([channels for channels, _ in self._some_clips()]))
+            self.measure_latent_scale()
+
+    @torch.no_grad()
     def measure_latent_scale(self) -> None:
         """Measure 1/std of posterior samples over training clips and store it in the VAE. Decision 18."""
         samples = []
+        for channels, random in self._some_clips():
+            mean, log_variance = self.vae.encode_moments(channels)
+            noise = torch.randn(mean.shape, generator=random.generator, device=mean.device)
+            samples.append(mean + noise * (0.5 * log_variance).exp())
+        self.vae.set_latent_scale(torch.cat(samples))
+
+    def _some_clips(self) -> Iterator[tuple[Tensor, StepRandom]]:
+        """Yield channels (B, C, T, F) of training clips that could be read, the same ones every time."""
         chosen = fixed_indices(len(self.source), self.config.scale_clips)
         chosen = chosen[self.source.weights_of(chosen)["weight"].cpu() > 0]
         for step, indices in enumerate(chosen.split(16)):
             random = StepRandom(2, step, slice(None), len(indices), self.source.hrirs.device)
             waveform, _ = self.source.draw(indices, random)
-            mean, log_variance = self.vae.encode_moments(waveform_to_channels(waveform, self.config.vae))
-            noise = torch.randn(mean.shape, generator=random.generator, device=mean.device)
-            samples.append((mean + noise * (0.5 * log_variance).exp()).cpu())
-        self.vae.set_latent_scale(torch.cat(samples).to(self.vae.latent_scale.device))
+            yield waveform_to_channels(waveform, self.config.vae), random
 
     def export(self, folder: Any, *, dtype: torch.dtype = torch.float32, notes: dict[str, Any] | None = None) -> None:
         """Measure the latent scale, unless the encoder was kept, and write the VAE."""
