@@ -29,6 +29,7 @@ from dualspec.training.weights import read_notes, read_state
 
 SMALL = ["--set", "loop.max_steps=2", "--set", "loop.batch_size=2", "--device", "cpu"]
 STAGES = ("mel_vae", "stft_vae", "sharpen", "vocoder", "denoiser")
+SHARES_OF_A_LINEAR_VAE = {"mel_vae": 0.5, "sharpen": 0.0, "vocoder": 3.0, "denoiser": 9.0}
 
 
 def dualspec(*words: object) -> Result:
@@ -119,7 +120,7 @@ def test_a_changed_byte_of_a_packed_clip_is_found(packed: Path, tmp_path: Path) 
 
 
 def test_stages_come_in_order_and_share_the_minutes() -> None:
-    stages = stages_of("mini/dualspec", {"mel_vae": 0.0})
+    stages = stages_of("mini/dualspec", {"mel_vae": 0.0, "sharpen": 1.0})
     assert [(stage.name, stage.part) for stage in stages] == [
         ("mel_vae", "mel_vae"),
         ("stft_vae", "stft_vae"),
@@ -138,7 +139,10 @@ def test_stages_come_in_order_and_share_the_minutes() -> None:
     assert stopped.allot(stages[-1:], 20.0, 0.0) == pytest.approx(2.5 + 15.2), "more minutes are more"
     first = Ledger(used=1.0, stage="stft_vae", given=9.6 * 3 / 13, trained=1.0, max_minutes=10.0)
     assert first.allot(stages[1:], 20.0, 0.0) == pytest.approx(19.2 * 3 / 13), "as if they had been given at once"
-    assert {stage.name for stage in stages_of("mini/mel_base", {})} == {"mel_vae", "sharpen", "vocoder", "denoiser"}
+    linear = {stage.name: stage.share for stage in stages_of("mini/mel_base", {})}
+    assert linear == SHARES_OF_A_LINEAR_VAE
+    deep = {stage.name: stage.share for stage in stages_of("paper/mel_base", {})}
+    assert deep == linear | {"mel_vae": SHARES["mel_vae"], "sharpen": SHARES["sharpen"]}
     assert all(isinstance(stage, Stage) and stage.name in SHARES for stage in stages)
 
 

@@ -57,7 +57,7 @@ def test_latents_of_both_layouts_are_those_of_decision_9():
     assert shape("paper/dualspec_p") == (8, 128, 96)
     assert shape("paper-text/mel_base") == (8, 128, 16)
     assert shape("paper-text/stft_base") == (8, 40, 32)
-    assert shape("mini/dualspec") == (16, 80, 16)
+    assert shape("mini/dualspec") == (10, 80, 16)
 
 
 def test_section_6_settings():

@@ -231,6 +231,7 @@ def _mini(room: str, layout: Layout, name: str) -> Recipe:
             discriminator_channels=16,
             optimizer=optimizer,
             discriminator_optimizer=OptimizerConfig(lr=3e-4, betas=(0.5, 0.9)),
+            decoder_only=room in ("mel_vae", "mono_mel_vae"),  # their encoder is had from the clips
         )
         return Recipe(name=name, task=task, loop=LoopConfig(max_steps=40_000, batch_size=32, ema_decay=0.998))
     if room == "vocoder":
@@ -257,7 +258,9 @@ def _mini(room: str, layout: Layout, name: str) -> Recipe:
     pairing = PairingConfig(layout="channel")
     config = VariantConfig(
         variant=variant,
-        denoiser=DitConfig(latent_shape=_packed_shape(name, variant, pairing, 81_920), patch_frames=2),
+        denoiser=DitConfig(
+            latent_shape=_packed_shape(name, variant, pairing, 81_920), patch_frames=2, input_gains=True
+        ),
         text_encoder=TextEncoderConfig(kind="minilm"),
         pairing=pairing,
         schedule=NoiseScheduleConfig(prediction_type="v_prediction", zero_terminal_snr=True),
@@ -270,6 +273,7 @@ def _mini(room: str, layout: Layout, name: str) -> Recipe:
         optimizer=OptimizerConfig(lr=5e-4, weight_decay=1e-2, betas=(0.9, 0.98)),
         snr_gamma=None,  # with min-SNR weights the noisiest steps, where the event is decided, hardly count
         sample_posterior=False,
+        lexicon="wide",
     )
     return Recipe(
         name=name, task=task, loop=LoopConfig(max_steps=100_000, batch_size=32, warmup_steps=200, ema_decay=0.999)
@@ -288,17 +292,19 @@ def _mini_vae(room: str) -> VaeConfig:
             log_mean=-4.0,
             log_std=2.5,
             complex_scale=2.0,
-            latent_scaling="per_feature",
+            latent_scaling="principal",
+            principal_channels=2 if room == "stft_vae" else 8,  # the STFT's other components hold nothing
         )
     channels = 2 if room == "mel_vae" else 1
-    network = FrameAutoencoderConfig(in_channels=channels, num_bins=64)
+    network = FrameAutoencoderConfig(in_channels=channels, num_bins=64, linear=True)
     return VaeConfig(
         feature="mel" if channels == 2 else "mel_mono",
         mel=_SHARED_MEL,
         autoencoder=network,
         log_mean=-5.0,
         log_std=2.8,
-        latent_scaling="per_feature",
+        latent_scaling="principal",
+        principal_channels=8,
     )
 
 

@@ -36,6 +36,8 @@ SHARES = {
     "denoiser": 9.0,
 }
 """Minutes of the stages in proportion; a vocoder only where the model needs one. The division is not tuned."""
+LINEAR_SHARE = 0.5
+"""Share of a VAE whose encoder is had from the clips: its decoder starts near its best, and is not sharpened."""
 LEAST_MINUTES = 0.005
 """What a stage may train where nothing is left: 0 would be without end."""
 _SHARPEN = (
@@ -79,13 +81,17 @@ def stages_of(name: str, shares: dict[str, float], *, on_gpu: bool = False, one_
     if not isinstance(recipe.task, DiffusionTaskConfig):
         raise ValueError(f"recipe must be a variant's, got {name}; name one such as {name.split('/')[0]}/dualspec")
     variant, size = recipe.task.variant, name.split("/")[0]
+    vaes = vae_configs(name, variant.variant)
+    linear = {part for part, vae in vaes.items() if getattr(vae.autoencoder, "linear", False)}
     stages = [_stage(part, vae_recipe_name(name, part)) for part in variant.parts]
+    stages = [replace(stage, share=LINEAR_SHARE) if stage.part in linear else stage for stage in stages]
     stages += [
         replace(_stage("sharpen", stage.recipe), part=stage.part, settings=_SHARPEN, place="sharp")
         for stage in stages
         if stage.part in ("mel_vae", "mono_mel_vae")
     ]
-    if needs_vocoder(variant, vae_configs(name, variant.variant)) or shares.get("vocoder"):
+    stages = [replace(stage, share=0.0) if stage.place and stage.part in linear else stage for stage in stages]
+    if needs_vocoder(variant, vaes) or shares.get("vocoder"):
         stages.append(_stage("vocoder", f"{size.removesuffix('-text')}/vocoder"))
     stages.append(_stage("denoiser", name))
     own = {stage.name for stage in stages}
