@@ -159,7 +159,7 @@ def with_stored_schedule(config: TaskConfig, folder: Path, init: Path | None) ->
     if init is not None:
         stored: VariantConfig = read_config(init, {"VariantConfig": VariantConfig})
     elif (folder / "task.json").is_file():
-        stored = load_json(DiffusionTaskConfig, folder / "task.json").variant
+        stored = load_json(DiffusionTaskConfig, folder / "task.json", require_all=False).variant
     else:
         return config
     return replace(config, variant=replace(config.variant, schedule=stored.schedule))
@@ -265,4 +265,5 @@ def _keep_settings(config: TaskConfig, loop: LoopConfig, folder: Path, processes
 
 
 def _stored(path: Path, cls: type) -> dict[str, Any]:
-    return to_dict(load_json(cls, path))
+    """Read a run's task; what settings an older version did not have, it did as their defaults say."""
+    return to_dict(load_json(cls, path, require_all=False))
