@@ -101,9 +101,30 @@ MUTANTS = (
     Mutant(
         "latents are scaled when they are encoded",
         "latents/vae.py",
-        "        scaled = (mean - self.latent_shift) * self.latent_scale",
-        "        scaled = mean - self.latent_shift",
+        '        scaled = self._onto(mean - self.latent_shift, "basis")',
+        '        scaled = self._onto(mean, "basis")',
         "latents",
+    ),
+    Mutant(
+        "principal components keep half their differences",
+        "latents/vae.py",
+        "            scale = (std * std.mean()).rsqrt()",
+        "            scale = std.reciprocal()",
+        "latents",
+    ),
+    Mutant(
+        "a linear encoder has the widest components",
+        "latents/frame_autoencoder.py",
+        "    order = variances.argsort(descending=True)[:count]",
+        "    order = variances.argsort()[:count]",
+        "latents",
+    ),
+    Mutant(
+        "each clip has its own copies at the speeds",
+        "training/task.py",
+        "        return clips if num_speeds == 1 else clips * num_speeds + random.integers(num_speeds)",
+        "        return clips if num_speeds == 1 else clips + random.integers(num_speeds)",
+        "training/test_visits.py",
     ),
     Mutant(
         "the parts come apart as they were packed",
@@ -395,8 +416,8 @@ MUTANTS = (
     Mutant(
         "kept latents are those of the clip",
         "training/latent_bank.py",
-        "        pairs = self.source.clips_of(indices) * self.num_directions + directions",
-        "        pairs = self.source.clips_of(indices.flip(0)) * self.num_directions + directions",
+        "        pairs = copies * self.num_directions + directions",
+        "        pairs = copies.flip(0) * self.num_directions + directions",
         "training/test_latent_bank.py",
     ),
     Mutant(

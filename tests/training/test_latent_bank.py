@@ -31,9 +31,12 @@ def build(corpus, head, vaes, room, *settings):
     return build_task(recipe.task, corpus, head, device="cpu", num_bank_samples=samples, vae_folders=vaes)
 
 
-@pytest.mark.parametrize("room", ["dualspec", "dualspec_p"])
-def test_kept_latents_are_those_of_each_visit(corpus, head, vaes, room):
-    fresh, kept = (build(corpus, head, vaes, room, f"task.keep_latents={keep}") for keep in ("false", "true"))
+@pytest.mark.parametrize(
+    ("room", "speeds"), [("dualspec", "[1.0]"), ("dualspec_p", "[1.0]"), ("dualspec", "[0.9,1.0,1.2]")]
+)
+def test_kept_latents_are_those_of_each_visit(corpus, head, vaes, room, speeds):
+    settings = f"task.render.speeds={speeds}"
+    fresh, kept = (build(corpus, head, vaes, room, f"task.keep_latents={keep}", settings) for keep in ("false", "true"))
     indices = torch.tensor([0, 3, 1])
     for step in (0, 1, 0):
         batches = [task.make_batch(indices, StepRandom(0, step, slice(None), 3)) for task in (fresh, kept)]

@@ -353,3 +353,16 @@ def test_latents_are_turned_when_another_scaling_is_asked_for(corpus, head, tmp_
             head,
             init=tmp_path / "first" / "weights",
         )
+
+
+def test_a_run_of_an_older_version_goes_on_and_one_of_other_settings_does_not(corpus, head, tmp_path):
+    recipe = override(get_recipe("tiny/mel_vae"), ["loop.max_steps=2"])
+    run(recipe, tmp_path / "run", corpus, head)
+    settings = tmp_path / "run" / "task.json"
+    document = json.loads(settings.read_text())
+    assert document["config"]["render"].pop("speeds") == [1.0]
+    settings.write_text(json.dumps(document))
+    assert run(recipe, tmp_path / "run", corpus, head, resume=True).step == 2
+    faster = override(recipe, ["task.render.speeds=[1.1]"])
+    with pytest.raises(ValueError, match="recipe must be that of the run"):
+        run(faster, tmp_path / "run", corpus, head, resume=True)

@@ -119,6 +119,64 @@ def test_vaes_hear_crops_from_anywhere_and_everything_else_the_beginning(head: A
     assert torch.equal(beginning.crop(indices, step(7, 4)), bank.float_waveforms(indices)[:, :10_000])
 
 
+# --- speed ------------------------------------------------------------------------------------------------------------
+
+
+def tones() -> ClipBank:
+    """Two clips of 0.5 s, tones of 500 and 800 Hz, in banks of a second."""
+    time_s = torch.arange(8_000) / 16_000
+    sounding = [(20_000 * torch.sin(2 * torch.pi * hz * time_s)).to(torch.int16) for hz in (500, 800)]
+    waveforms = torch.stack([torch.cat((tone, torch.zeros(8_000, dtype=torch.int16))) for tone in sounding])
+    return replace(long_bank(2), waveforms=waveforms, lengths=torch.full((2,), 8_000))
+
+
+def pitch_hz(clips: torch.Tensor) -> torch.Tensor:
+    """Loudest frequency of each (B, S), to 2 Hz."""
+    return torch.fft.rfft(clips, n=8_000).abs().argmax(dim=1) * 2.0
+
+
+def test_a_clip_is_played_at_each_speed_pitch_and_all(head: Any) -> None:
+    """Drawn anew at each visit, from (seed, step) alone; the direction of a visit stays what it was without."""
+    config = RenderConfig(num_samples=6_000, speeds=(0.8, 1.0, 1.25))
+    source, plain = BinauralSource(tones(), head, config), BinauralSource(tones(), head, replace(config, speeds=(1.0,)))
+    indices, heard = torch.tensor([0, 1, 0, 1]), Counter()
+    for number in range(40):
+        crops = source.crop(indices, step(number, 4))
+        assert torch.equal(crops, source.crop(indices, step(number, 4)))
+        factors = pitch_hz(crops) / torch.tensor([500.0, 800.0, 500.0, 800.0])
+        heard.update(factors.mul(20).round().div(20).tolist())
+        waveforms, directions = source.draw(indices, step(number, 4))
+        assert torch.equal(directions, plain.draw(indices, step(number, 4))[1])
+        assert float(waveforms.abs().max()) == pytest.approx(0.5, abs=1e-6)
+    assert sorted(heard) == pytest.approx([0.8, 1.0, 1.25]) and min(heard.values()) > 30
+    assert source.lengths.tolist() == [10_000, 8_000, 6_400] * 2
+    assert torch.equal(source.waveforms[1::3], plain.waveforms), "as it is at speed 1"
+    assert source.waveforms[0, 10_100:].abs().max() < 200 < 19_000 < source.waveforms[2, 6_300:6_400].abs().max()
+
+
+def test_a_crop_of_a_faster_clip_ends_where_it_ends(head: Any) -> None:
+    config = RenderConfig(num_samples=6_000, random_crop=True, speeds=(1.25,))
+    crops = BinauralSource(tones(), head, config).crop(torch.zeros(200, dtype=torch.int64), step(3, 200))
+    assert (crops[:, -50:].abs().amax(dim=1) > 0.1).all(), "no crop reaches into the silence behind 6,400 samples"
+
+
+def test_validation_hears_clips_as_they_are(corpus: Path, head: Any) -> None:
+    recipe = get_recipe("tiny/mel_vae")
+    render = replace(recipe.task.render, speeds=(0.9, 1.1))
+    task: Any = build_task(
+        replace(recipe.task, render=render), corpus, head, device="cpu", num_bank_samples=1, vae_folders={}
+    )
+    assert task.held_out.config.speeds == (1.0,) and task.source.config.speeds == (0.9, 1.1)
+    assert task.source.waveforms.shape == (2 * len(task.source), render.longest_part)
+    assert render.longest_part == pytest.approx(1.1 * render.num_samples, abs=1)
+
+
+@pytest.mark.parametrize("speeds", [(), (0.4,), (1.0, 2.5), (float("nan"),)])
+def test_speeds_are_checked(speeds: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"speeds must be one or more of 0\.5 to 2"):
+        RenderConfig(speeds=speeds)
+
+
 @pytest.mark.parametrize("size", ["paper", "paper-text", "mini"])
 def test_recipes_crop_as_the_paper_does(size: str) -> None:
     """Section V-C: VAEs on crops of 5 s, diffusion on the first 5 s; 5.12 s are 81,920 samples."""

@@ -1,4 +1,4 @@
-"""The latents of every clip at every direction, encoded once and kept: what a denoiser sees at each further visit."""
+"""The latents of every clip at every speed and direction, encoded once and kept for each further visit."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ class LatentBank:
     its numbers do not depend on the clips beside it.
 
     Args:
-        source: clips and head; nothing about them may change from visit to visit but the direction.
+        source: clips and head; nothing about them may change from visit to visit but speed and direction.
         vaes: frozen, on the clips' device.
 
     Raises:
@@ -37,7 +37,7 @@ class LatentBank:
             )
         self.source, self.vaes = source, vaes
         self.num_directions = len(source.azimuths_deg)
-        pairs, device = len(source.bank) * self.num_directions, source.hrirs.device
+        pairs, device = len(source.waveforms) * self.num_directions, source.hrirs.device
         self.moments: list[Tensor] = []
         with memory_watched(pairs, "--set task.keep_latents=false (--set denoiser.task.keep_latents=false of build)"):
             self.known = torch.zeros(pairs, dtype=torch.bool)
@@ -54,9 +54,10 @@ class LatentBank:
         Takes the same draws as `BinauralSource.draw`.
         """
         directions, _ = self.source.draw_directions(indices, random)
+        copies = self.source.copies_of(indices, random)
         for _ in range(3):  # crop, shift, level
             random.uniform()
-        pairs = self.source.clips_of(indices) * self.num_directions + directions
+        pairs = copies * self.num_directions + directions
         if self.moments[0].device.type == "cpu":
             for pair in pairs[~self.known[pairs]].unique():
                 self._encode(pair[None])
@@ -67,8 +68,8 @@ class LatentBank:
     @torch.no_grad()
     def _encode(self, pairs: Tensor) -> None:
         device = self.source.hrirs.device
-        clips, directions = pairs // self.num_directions, pairs % self.num_directions
-        waveform = self.source.beginnings(clips, directions.to(device))
+        copies, directions = pairs // self.num_directions, pairs % self.num_directions
+        waveform = self.source.beginnings(copies, directions.to(device))
         for vae, bank in zip(self.vaes, self.moments, strict=True):
             moments = vae.encode_moments(waveform_to_channels(waveform, vae.config))
             ears = vae.config.num_latents

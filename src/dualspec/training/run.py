@@ -74,7 +74,7 @@ def build_task(
     Raises:
         FileNotFoundError: a VAE that the variant needs has not been trained.
     """
-    bank_samples = max(num_bank_samples, config.render.num_samples)
+    bank_samples = max(num_bank_samples, config.render.longest_part)
     load = partial(load_clips, manifest_dir, num_samples=bank_samples, device=device, held_out=held_out)
     chosen = None if pairs is None else read_pairs(pairs)
     only = None if chosen is None else {pair.clip for pair in chosen}
@@ -89,7 +89,7 @@ def build_task(
         kept = set(bank.ids)
         chosen = [pair for pair in chosen if pair.clip in kept]
     source = BinauralSource(bank, heads, config.render, chosen)
-    plain = replace(config.render, random_crop=False, max_shift_s=0.0, gain_range_db=0.0)
+    plain = replace(config.render, random_crop=False, max_shift_s=0.0, gain_range_db=0.0, speeds=(1.0,))
     judged = BinauralSource(load("valid" if held_out else "test", max_clips=256), heads, plain)
     if isinstance(config, VaeTaskConfig):
         return VaeTask(config, source, judged)
@@ -159,7 +159,7 @@ def with_stored_schedule(config: TaskConfig, folder: Path, init: Path | None) ->
     if init is not None:
         stored: VariantConfig = read_config(init, {"VariantConfig": VariantConfig})
     elif (folder / "task.json").is_file():
-        stored = load_json(DiffusionTaskConfig, folder / "task.json").variant
+        stored = load_json(DiffusionTaskConfig, folder / "task.json", require_all=False).variant
     else:
         return config
     return replace(config, variant=replace(config.variant, schedule=stored.schedule))
@@ -265,4 +265,5 @@ def _keep_settings(config: TaskConfig, loop: LoopConfig, folder: Path, processes
 
 
 def _stored(path: Path, cls: type) -> dict[str, Any]:
-    return to_dict(load_json(cls, path))
+    """Read a run's task; what settings an older version did not have, it did as their defaults say."""
+    return to_dict(load_json(cls, path, require_all=False))

@@ -1,6 +1,7 @@
 """What the loop and the tasks share: phases, per-step randomness, and two-eared clips made on the device."""
 
 import hashlib
+import math
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,11 +13,14 @@ from torch.nn import functional
 from dualspec.audio.azimuth import sector_grid_deg
 from dualspec.audio.binaural import normalize_peak, render
 from dualspec.audio.hrir import HrirMethod, HrirSet
+from dualspec.audio.waveform import resample
 from dualspec.data.datasets import ClipBank, batch_indices
 from dualspec.data.selection import Pair
 
 Batch = MutableMapping[str, Any]
 Logs = dict[str, Tensor]
+_RESAMPLED_AT_ONCE = 256
+"""Clips whose copies at other speeds are made together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,17 @@ class RenderConfig:
     max_shift_s: float = 0.0  # silence of up to this many seconds is put before the sound
     gain_range_db: float = 0.0  # the level is lowered by up to this much after normalising
     peak: float = 0.5  # peak of the louder ear (decision 7)
+    speeds: tuple[float, ...] = (1.0,)  # each visit plays the clip at one of them, pitch and all, before rendering
+
+    def __post_init__(self) -> None:
+        """Refuse speeds at which nothing would be heard as what it is."""
+        if not self.speeds or not all(0.5 <= speed <= 2.0 for speed in self.speeds):
+            raise ValueError(f"speeds must be one or more of 0.5 to 2, got {self.speeds}; 1 is the clip as it is")
+
+    @property
+    def longest_part(self) -> int:
+        """Samples of a recording that a clip may take, at the highest speed."""
+        return math.ceil(self.num_samples * max(self.speeds))
 
 
 class StepRandom:
@@ -145,7 +160,7 @@ class BinauralSource:
         self.bank, self.config = bank, config
         self.azimuths_deg = torch.tensor(sector_grid_deg(config.num_azimuths), dtype=torch.float64)
         method: HrirMethod = "nearest" if config.num_azimuths == 12 else "interpolate"
-        self.lengths = bank.lengths.cpu()
+        self.waveforms, self.lengths = _at_speeds(bank, config.speeds)  # (N · speeds, S) int16 and (N · speeds,)
         heads = [heads] if isinstance(heads, HrirSet) else heads
         responses = [head.at(self.azimuths_deg, method=method) for head in heads]
         num_taps = max(response.shape[-1] for response in responses)
@@ -190,9 +205,14 @@ class BinauralSource:
         binaural = render(self.crop(indices, random), self.hrirs[heads, sent])
         return self.level(binaural, random.uniform()), directions
 
-    def beginnings(self, clips: Tensor, directions: Tensor) -> Tensor:
-        """Return the beginnings of clips (B,) at direction indices (B,) through the first head, (B, 2, S), unvaried."""
-        mono = self.bank.waveforms[clips.to(self.bank.waveforms.device), : self.config.num_samples].float() / 32768.0
+    def copies_of(self, indices: Tensor, random: StepRandom) -> Tensor:
+        """Return the places (B,) in `waveforms` of the clips of indices (B,), each at a speed that is drawn."""
+        clips, num_speeds = self.clips_of(indices), len(self.config.speeds)
+        return clips if num_speeds == 1 else clips * num_speeds + random.integers(num_speeds)
+
+    def beginnings(self, copies: Tensor, directions: Tensor) -> Tensor:
+        """Return the beginnings of `copies_of` clips at direction indices (B,) through the first head, (B, 2, S)."""
+        mono = self.waveforms[copies.to(self.waveforms.device), : self.config.num_samples].float() / 32768.0
         return normalize_peak(render(mono, self.hrirs[0, directions]), self.config.peak)
 
     def draw_directions(self, indices: Tensor, random: StepRandom) -> tuple[Tensor, Tensor]:
@@ -204,13 +224,13 @@ class BinauralSource:
 
     def crop(self, indices: Tensor, random: StepRandom) -> Tensor:
         """Return mono clips (B, S) in [-1, 1], cropped and shifted as the config says."""
-        num_samples, stored = self.config.num_samples, self.bank.waveforms.shape[1]
+        num_samples, stored = self.config.num_samples, self.waveforms.shape[1]
+        copies = self.copies_of(indices, random)
         uniform_crop, uniform_shift = random.uniform(), random.uniform()
-        indices = self.clips_of(indices)
-        waveform = self.bank.waveforms[indices.to(self.bank.waveforms.device, non_blocking=True)]
+        waveform = self.waveforms[copies.to(self.waveforms.device, non_blocking=True)]
         places = torch.arange(num_samples, device=waveform.device)
         if self.config.random_crop and stored > num_samples:
-            room = (self.lengths[indices] - num_samples).clamp(min=0)
+            room = (self.lengths[copies] - num_samples).clamp(min=0)
             start = (uniform_crop * (room + 1)).long().clamp(max=stored - num_samples)
             waveform = waveform.gather(1, start.to(places.device, non_blocking=True)[:, None] + places)
         else:
@@ -229,6 +249,23 @@ class BinauralSource:
             gain = 10.0 ** (-self.config.gain_range_db * uniform / 20.0)
             binaural = binaural * gain.to(binaural, non_blocking=True)[:, None, None]
         return binaural
+
+
+def _at_speeds(bank: ClipBank, speeds: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """Return a bank's clips at each speed, the speeds of a clip side by side, and their lengths on the CPU."""
+    lengths = bank.lengths.cpu()
+    if speeds == (1.0,):
+        return bank.waveforms, lengths
+    num_clips, stored = bank.waveforms.shape
+    waveforms = torch.zeros(num_clips, len(speeds), stored, dtype=torch.int16, device=bank.waveforms.device)
+    for start in range(0, num_clips, _RESAMPLED_AT_ONCE):
+        clips = bank.waveforms[start : start + _RESAMPLED_AT_ONCE]
+        for place, speed in enumerate(speeds):
+            played = resample(clips.float(), round(bank.sample_rate * speed), bank.sample_rate)[..., :stored]
+            played = played.round().clamp(-32_768, 32_767).to(clips)
+            waveforms[start : start + len(clips), place, : played.shape[1]] = played
+    rates = torch.tensor([round(bank.sample_rate * speed) / bank.sample_rate for speed in speeds])
+    return waveforms.flatten(0, 1), (lengths[:, None] / rates).ceil().long().clamp(max=stored).flatten()
 
 
 def fixed_indices(num_clips: int, count: int) -> Tensor:
