@@ -1,5 +1,7 @@
 """Operations counted by torch, against operations counted by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -25,6 +27,18 @@ def by_hand(module: nn.Module, forward, *inputs: torch.Tensor) -> float:
     for hook in hooks:
         hook.remove()
     return total / 1e9
+
+
+def test_turned_latents_cost_a_decoder_what_it_costs():
+    """The decoder reads all 128 numbers of a latent frame, though the denoiser makes 32 of them."""
+    recipe = get_recipe("mini/stft_base")
+    vae = vae_configs(recipe.name, "stft_base")["stft_vae"]
+    turned = replace(vae, latent_scaling="principal", principal_channels=2)
+    denoiser = replace(recipe.task.variant.denoiser, latent_shape=(2, 80, 16))
+    config = replace(recipe.task.variant, denoiser=denoiser)
+    module = SpectrogramVae(turned).eval()
+    expected = by_hand(module, module.decode_channels, torch.zeros(1, 8, 80, 16))
+    assert compute(config, {"stft_vae": turned}, None).decode == pytest.approx(expected, rel=0.1)
 
 
 def test_decoding_is_counted_as_by_hand():

@@ -167,6 +167,8 @@ def test_on_a_gpu_the_mini_recipes_take_large_batches_and_compile() -> None:
         (["tiny/stft_base", "--share", "sharpen=0", "--set", "loop.batch=2"], "batch_size"),
         (["tiny/dualspec", "--max-minutes", "inf"], "finite"),
         (["tiny/dualspec", "--set", "denoiser.loop.batch=2"], "batch_size"),
+        (["tiny/dualspec", "--set", "mel_vae.task.vae.log_mean=-5"], "sharpen.task.vae must be that of mel_vae"),
+        (["mini/dualspec", "--set", "denoiser.task.variant.denoiser.latent_shape=[3,80,16]"], "for these VAEs"),
     ],
 )
 def test_what_could_not_be_finished_is_refused_at_once(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,14 @@ def test_activations_are_those_of_a_real_pass(room: str) -> None:
     assert forecast(recipe, 1).memory["activations"] == pytest.approx(really_kept(recipe.name, 4), rel=1e-3)
 
 
+def test_a_denoiser_of_other_latents_than_its_vaes_is_refused() -> None:
+    recipe = override(get_recipe("mini/dualspec"), ["task.variant.denoiser.latent_shape=[3,80,16]"])
+    with pytest.raises(
+        ValueError, match=r"denoiser\.latent_shape must be \(\d+, 80, 16\) for these VAEs, got \(3, 80, 16\)"
+    ):
+        forecast(recipe, 1)
+
+
 def test_operations_are_those_of_the_denoiser() -> None:
     """Three forward passes for each of 80 clips; a guided step has two."""
     recipe = override(get_recipe("tiny/stft_base"), ["task.variant.text_encoder.max_tokens=20"])
@@ -62,6 +71,10 @@ def test_every_recipe_can_be_forecast(room: str) -> None:
     total = trained.get("denoiser", sum(trained.values())) + sum(account(recipe).training_only.values())
     assert result.memory["weights"] == result.memory["gradients"] == result.memory["moments"] / 2 == 4 * total
     assert result.memory["clips"] == 2 * 40 * recipe.num_bank_samples
+    varied = override(recipe, ["task.render.speeds=[0.9,1.0,1.2]"])
+    stored = max(recipe.num_bank_samples, math.ceil(1.2 * recipe.task.render.num_samples))
+    visits = [str(index) for index in range(40)]
+    assert forecast(varied, 2, visits=visits).memory["clips"] == 2 * 40 * stored * 4, "and copies at three speeds"
 
 
 def test_parts_and_sharding_save_what_they_should() -> None:

@@ -70,7 +70,9 @@ def forecast(
         for function in (*vars(stft).values(), *vars(mel).values()):
             if hasattr(function, "cache_clear"):  # a window that was made on fake tensors has no values
                 function.cache_clear()
-    memory["clips"] = 2 * len(set(visits)) * max(recipe.num_bank_samples, recipe.task.render.num_samples)
+    render = recipe.task.render
+    copies = 1 if render.speeds == (1.0,) else 1 + len(render.speeds)
+    memory["clips"] = 2 * len(set(visits)) * max(recipe.num_bank_samples, render.longest_part) * copies
     num_samples = loop.max_steps * loop.batch_size
     result = Forecast(
         world_size=world_size,
@@ -190,8 +192,7 @@ def phases_of(recipe: Recipe, device: str) -> dict[str, Phase]:
 
 
 def _pairing(recipe: Recipe, task: DiffusionTaskConfig) -> LatentPairing:
-    shapes = task.variant.latent_shapes(vae_configs(recipe.name, task.variant.variant))
-    return LatentPairing(task.variant.pairing, shapes)
+    return task.variant.latent_pairing(vae_configs(recipe.name, task.variant.variant))
 
 
 def zero_batch(recipe: Recipe, size: int) -> Batch:

@@ -235,7 +235,8 @@ def assemble(
         credits: table of the recordings behind the weights.
 
     Raises:
-        ValueError: the folder exists, a part is missing or belongs to no variant of this kind.
+        ValueError: the folder exists, a part is missing or belongs to no variant of this kind, or the VAEs' latents
+            are not of the denoiser's shape.
         FileNotFoundError: a weights folder or a file of it is missing.
     """
     folder = Path(folder)
@@ -251,6 +252,7 @@ def assemble(
     if unknown:
         raise ValueError(f"sources must be parts of {variant.variant}, got {unknown[0]!r}; leave it out")
     vaes = {part: read_config(sources[part], {"VaeConfig": VaeConfig}) for part in variant.parts}
+    variant.latent_pairing(vaes)
     if needs_vocoder(variant, vaes) and "vocoder" not in sources:
         raise ValueError(
             f"sources must name a vocoder for {variant.variant} in mode {variant.merge_mode!r}, got {sorted(sources)}; "

@@ -20,7 +20,6 @@ from dualspec.diffusion.variant import VariantConfig
 from dualspec.features.mel import MelConfig
 from dualspec.features.stft import StftConfig
 from dualspec.hearing.proof import HeadCues
-from dualspec.latents.pairing import LatentPairing
 from dualspec.latents.vae import Spectra, SpectrogramVae, VaeConfig
 from dualspec.memory import memory_watched
 from dualspec.model_folder import (
@@ -91,9 +90,7 @@ class DualSpecPipeline:
         self.denoiser, self.head, self.events = denoiser, head, list(events)
         self.documents = documents or {}
         self._prompts, self._rounded, self._num_tokens = PromptCache(MAX_CACHED_PROMPTS), False, 0
-        self.pairing = LatentPairing(
-            config.pairing, config.latent_shapes({part: vaes[part].config for part in config.parts})
-        )
+        self.pairing = config.latent_pairing({part: vaes[part].config for part in config.parts})
         for module in self._modules():  # frozen: the choice of kernels, and so the last bits, depend on it
             module.eval().requires_grad_(False)
         self.device = torch.device("cpu")

@@ -33,7 +33,7 @@ from dualspec.engine.spectra import Framing, griffin_lim, unit_phase
 from dualspec.features.mel import MelConfig, log_mel
 from dualspec.features.stft import StftConfig, istft, stft
 from dualspec.hearing.cues import interaural_cues
-from dualspec.model_folder import load_judge
+from dualspec.model_folder import assemble, load_judge
 from dualspec.pipeline import DualSpecPipeline
 from dualspec.synthesis import griffin_lim as torch_griffin_lim
 from dualspec.training.weights import read_state
@@ -280,6 +280,11 @@ def test_graphs_are_those_of_the_embedded_model() -> None:
 
 def test_a_model_of_other_settings_is_left_to_torch(tmp_path: Path, tiny_model: Path) -> None:
     assert obstacle(tiny_model) == "a model of other parts than the embedded one's"
+    parts = {part: embedded_bundle() / part for part in ("denoiser", "mel_vae", "stft_vae")}
+    assemble(tmp_path / "again", parts)
+    written = json.loads((tmp_path / "again/denoiser/config.json").read_text())["config"]["denoiser"]
+    assert "input_gains" in written, "it names what the embedded model's file may leave out"
+    assert obstacle(tmp_path / "again") is None
     folder = tmp_path / "model"
     shutil.copytree(embedded_bundle(), folder)
     path = folder / "denoiser" / "config.json"

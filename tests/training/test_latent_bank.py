@@ -45,6 +45,27 @@ def test_kept_latents_are_those_of_each_visit(corpus, head, vaes, room, speeds):
         assert torch.allclose(batches[0]["latents"], batches[1]["latents"], atol=5e-3)
 
 
+def test_kept_latents_that_are_turned_have_the_shape_of_the_turned(corpus, head, tmp_path):
+    """The bank holds moments as the encoder gives them, 8 channels; what is drawn of them has the 2 that are kept."""
+    narrow = ["task.vae.autoencoder.width=16", "task.vae.autoencoder.frame_width=8"]
+    turned = ["task.vae.latent_scaling=principal", "task.vae.principal_channels=2"]
+    vae = override(get_recipe("mini/stft_vae"), [*narrow, *turned]).task.vae
+    save_weights(tmp_path / "stft_vae", SpectrogramVae(vae), vae)
+    small = ["width=20", "num_layers=1", "num_heads=2", "cross_attention_dim=12", "latent_shape=[2,80,16]"]
+    settings = [f"task.variant.denoiser.{setting}" for setting in small]
+    settings += ["task.variant.text_encoder.kind=hash", "task.variant.text_encoder.width=12", "task.keep_latents=true"]
+    recipe = override(get_recipe("mini/stft_base"), settings)
+    task = build_task(
+        recipe.task, corpus, head, device="cpu", num_bank_samples=1, vae_folders={"stft_vae": tmp_path / "stft_vae"}
+    )
+    indices = torch.tensor([0, 2])
+    kept = task.make_batch(indices, StepRandom(0, 0, slice(None), 2))["latents"]
+    assert kept.shape == (2, 2, 80, 16)
+    task.latents = None
+    fresh = task.make_batch(indices, StepRandom(0, 0, slice(None), 2))["latents"]
+    assert torch.allclose(kept, fresh, atol=1e-2)
+
+
 def test_a_pair_is_encoded_once_whatever_stands_beside_it(corpus, head, vaes, monkeypatch):
     tasks = [build(corpus, head, vaes, "dualspec", "task.keep_latents=true") for _ in range(2)]
     random = lambda: StepRandom(0, 0, slice(None), 4)  # noqa: E731

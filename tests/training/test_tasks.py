@@ -307,6 +307,7 @@ def test_of_several_heads_one_is_drawn_per_clip(corpus, head):
 
 LINEAR = [
     "task.vae.autoencoder.linear=true",
+    "task.vae.autoencoder.encoder_layers=0",
     "task.vae.autoencoder.width=16",
     "task.vae.autoencoder.frame_width=8",
     "task.vae.latent_scaling=principal",
@@ -327,6 +328,9 @@ def test_a_linear_encoder_is_had_from_the_clips_and_stays(corpus, head, tmp_path
             head,
         )
     short, long = (read_state(tmp_path / name / "weights") for name in ("1", "3"))
+    again = override(get_recipe("mini/mel_vae"), [*LINEAR, "loop.max_steps=1"])
+    run(again, tmp_path / "resumed", corpus, head, resume=True)  # of nothing: as if it were new
+    assert torch.equal(read_state(tmp_path / "resumed" / "weights")["latent_basis"], short["latent_basis"])
     kept = {name for name in short if torch.equal(short[name], long[name])}
     encoder = {name for name in short if "linear_encoder" in name or name.startswith("latent_")}
     assert encoder <= kept and len(encoder) == 6

@@ -146,11 +146,29 @@ class _Chain:
                 continue
             if with_stored_schedule(recipe.task, self.folder, init) != recipe.task:
                 refuse(f"task.variant.schedule must be that of {init} to start from it, got another by --set")
+        self.check_latents()
         if holds_run(self.folder) and (new := [stage.name for stage in self.ahead() if self._has_own_latents(stage)]):
             refuse(
                 f"--runs must have no denoiser before its {new[0]}, got one in {self.folder}; take other --runs, or "
                 f"keep the VAE that it was trained on by --share {new[0]}=0"
             )
+
+    def check_latents(self) -> None:
+        """Refuse a decoder that is sharpened on other latents, and a denoiser that takes others than the VAEs give."""
+        from dualspec.latents.vae import VaeConfig
+        from dualspec.training.weights import read_config
+
+        vaes: dict[str, Any] = {}
+        for stage in self.stages:
+            kept = None if stage.share else self.weights(stage.part, sharpened=not stage.place)
+            task = self.resolved(stage, 1.0).task
+            if task.kind == "vae" and (stage.share or (kept and stage.part not in vaes)):
+                own = task.vae if kept is None else read_config(kept, {"VaeConfig": VaeConfig})
+                if vaes.setdefault(stage.part, own) != own:
+                    refuse(f"{stage.name}.task.vae must be that of {stage.part}, got another by --set; set both alike")
+            elif task.kind == "diffusion" and stage.share and set(task.variant.parts) <= set(vaes):
+                with usage():
+                    task.variant.latent_pairing(vaes)
 
     def asked(self, stage: Stage) -> list[str]:
         """Return the command's settings of a stage: its own, without its name before them, and those of all."""

@@ -7,7 +7,7 @@ from dualspec.diffusion.denoiser import UnetConfig
 from dualspec.diffusion.objective import NoiseScheduleConfig
 from dualspec.diffusion.sampler import SamplingConfig
 from dualspec.diffusion.transformer import DitConfig
-from dualspec.latents.pairing import PairingConfig
+from dualspec.latents.pairing import LatentPairing, PairingConfig
 from dualspec.latents.vae import VaeConfig
 from dualspec.text.encoder import TextEncoderConfig
 from dualspec.text.location_words import LocationWords
@@ -66,6 +66,20 @@ class VariantConfig:
     def latent_shapes(self, vaes: dict[str, VaeConfig]) -> list[tuple[int, int, int]]:
         """Return (C, T, F) of every latent of a clip, in packing order, for these VAEs by part name."""
         return latent_shapes([vaes[part] for part in self.parts], self.num_samples)
+
+    def latent_pairing(self, vaes: dict[str, VaeConfig]) -> LatentPairing:
+        """Return how the latents of these VAEs, by part name, are joined for the denoiser.
+
+        Raises:
+            ValueError: they have other shapes than the denoiser takes.
+        """
+        pairing = LatentPairing(self.pairing, self.latent_shapes(vaes))
+        if pairing.packed_shape != self.denoiser.latent_shape:
+            raise ValueError(
+                f"denoiser.latent_shape must be {pairing.packed_shape} for these VAEs, "
+                f"got {self.denoiser.latent_shape}; take those that it was trained on"
+            )
+        return pairing
 
 
 def latent_shapes(vaes: list[VaeConfig], num_samples: int) -> list[tuple[int, int, int]]:

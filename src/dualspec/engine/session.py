@@ -25,6 +25,18 @@ def graphs_folder() -> Path:
     return Path(str(resources.files("dualspec") / "bundles" / "graphs"))
 
 
+_SAID_LATER = {"input_gains": False, "linear": False, "principal_channels": None}
+"""Settings that graphs and models of older versions do not name, and what they mean by that."""
+
+
+def _told(settings: Any) -> Any:
+    """Return settings (JSON values) as an older version would have written them."""
+    if not isinstance(settings, dict):
+        return settings
+    later = {name for name, value in _SAID_LATER.items() if name in settings and settings[name] == value}
+    return {name: _told(value) for name, value in settings.items() if name not in later}
+
+
 class Graphs:
     """The graphs of a folder, by name."""
 
@@ -43,7 +55,7 @@ class Graphs:
 
     def fits(self, name: str, settings: Any) -> bool:
         """Tell whether a graph was made for these settings (JSON values)."""
-        return bool(self._graphs[name]["settings"] == settings)
+        return bool(_told(self._graphs[name]["settings"]) == _told(settings))
 
     def weights(self, name: str) -> list[str]:
         """Return the names of the weights that a graph asks for."""

@@ -5,6 +5,7 @@ frame-wise network knows which row is which frequency, so a frequency-dependent 
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +32,11 @@ class FrameAutoencoderConfig:
     decoder_layers: int = 3  # residual blocks of the decoder at the latent's frame rate
     frame_layers: int = 2  # residual blocks of the decoder at the spectrogram's frame rate
     linear: bool = False  # the encoder is one linear map, the decoder its inverse plus the network; see `start_from`
+
+    def __post_init__(self) -> None:
+        """Refuse blocks of an encoder that has none."""
+        if self.linear and self.encoder_layers:
+            raise ValueError(f"encoder_layers must be 0 for a linear encoder, got {self.encoder_layers}; set both")
 
     @property
     def time_factor(self) -> int:
@@ -122,20 +128,17 @@ class FrameAutoencoder(nn.Module):
             nn.init.zeros_(last.bias)
 
     @torch.no_grad()
-    def start_from(self, channels: Tensor) -> None:
+    def start_from(self, channels: Iterable[Tensor]) -> None:
         """Set the linear maps to the principal components of spectrograms: the best that a linear map can do.
 
         Args:
-            channels: (N, C, T, F) of training clips, T a multiple of the time compression.
+            channels: (N, C, T, F) of training clips, some at a time, T a multiple of the time compression.
 
         Raises:
-            ValueError: there are fewer latent frames than latents.
+            ValueError: there are no more latent frames than latents.
         """
-        frames = self._fold(channels).flatten(0, 1)
         latents = self.config.latent_channels * self.config.latent_bins
-        if len(frames) <= latents:
-            raise ValueError(f"clips must have more than {latents} latent frames, got {len(frames)}; take more clips")
-        mean, basis, _ = principal_components(frames, latents)
+        mean, basis, _ = principal_components((self._fold(some).flatten(0, 1) for some in channels), latents)
         self.linear_encoder.to_mean.weight.copy_(basis.T)
         self.linear_encoder.to_mean.bias.copy_(-(mean @ basis))
         self.linear_decoder.weight.copy_(basis)
@@ -188,21 +191,31 @@ class FrameAutoencoder(nn.Module):
         return last.weight
 
 
-def principal_components(rows: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the directions along which rows (N, D) vary most.
+def principal_components(rows: Iterable[Tensor], count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the directions along which rows vary most.
 
     Args:
-        rows: finite values.
+        rows: finite values (N, D), some at a time: D² numbers are kept of them, however many there are.
         count: K, at most D.
 
     Returns:
         Their mean (D,), the orthonormal directions (D, K), the widest first, and the standard deviations along them
         (K,).
+
+    Raises:
+        ValueError: there are no more rows than K, or they are not finite.
     """
-    values = rows.double()
-    mean = values.mean(dim=0)
-    variances, directions = torch.linalg.eigh(torch.cov((values - mean).T))
+    number, total, products, kind = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
+    for kind in rows:
+        values = kind.double()
+        number, total, products = number + len(values), total + values.sum(dim=0), products + values.T @ values
+    if number <= count:
+        raise ValueError(f"clips must have more than {count} latent frames, got {number}; take more clips")
+    if not bool(torch.isfinite(products).all()):
+        raise ValueError("latents must be finite, got NaN or infinity; look at the clips, or train the VAE first")
+    mean = total / number
+    variances, directions = torch.linalg.eigh((products - number * torch.outer(mean, mean)) / (number - 1))
     order = variances.argsort(descending=True)[:count]
     kept = directions[:, order]
     kept = kept * kept.gather(0, kept.abs().argmax(dim=0, keepdim=True)).sign()  # no sign is left to chance
-    return mean.to(rows), kept.to(rows), variances[order].clamp(min=0.0).sqrt().to(rows)
+    return mean.to(kind), kept.to(kind), variances[order].clamp(min=0.0).sqrt().to(kind)

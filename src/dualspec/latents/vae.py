@@ -24,6 +24,8 @@ from dualspec.latents.frame_autoencoder import FrameAutoencoder, FrameAutoencode
 
 Feature = Literal["mel", "mel_mono", "stft", "dual"]
 LatentScaling = Literal["scalar", "per_feature", "principal"]
+_EMPTY = 1e-5
+"""Share of the widest component below which another is nothing but rounding."""
 NormalDraw = Callable[[tuple[int, ...]], Tensor]
 
 
@@ -259,7 +261,7 @@ class SpectrogramVae(nn.Module):
             normal: draws standard normals (B, *shape) to sample the posterior; without it the mean is taken.
 
         Returns:
-            `config.num_latents` tensors (B, C', T', F') near unit variance; "mel_mono" has one per ear, left first.
+            `config.num_latents` tensors (B, C', T', F') of unit variance as a whole; "mel_mono" has one per ear.
         """
         return self.scaled_latents(*self.encode_moments(waveform_to_channels(waveform, self.config)), normal)
 
@@ -296,8 +298,8 @@ class SpectrogramVae(nn.Module):
         """
         if self.config.principal_channels is not None:
             kept = self.config.principal_channels * latents.shape[3]
-            mean, basis, std = principal_components(latents.permute(0, 2, 1, 3).flatten(2).flatten(0, 1), kept)
-            if not torch.isfinite(std).all() or (std == 0).any():
+            mean, basis, std = principal_components([latents.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)], kept)
+            if not bool(std[-1] > _EMPTY * std[0]):
                 raise ValueError(f"latents must vary in {kept} directions, got fewer; set principal_channels lower")
             scale = (std * std.mean()).rsqrt()
             self.latent_shift.copy_(mean.reshape(self.latent_shift.shape[1], -1)[None, :, None])

@@ -108,17 +108,8 @@ class DiffusionTask:
         self.vaes = [vaes[part].to(device).eval().requires_grad_(False) for part in config.variant.parts]
         self.latents = LatentBank(source, self.vaes) if config.keep_latents else None
         self.prompts = PromptBank(text_encoder.to(device), config.max_cached_prompts)
-        pairing = LatentPairing(
-            config.variant.pairing,
-            config.variant.latent_shapes({part: vaes[part].config for part in config.variant.parts}),
-        )
-        if pairing.packed_shape != config.variant.denoiser.latent_shape:
-            raise ValueError(
-                f"denoiser.latent_shape must be {pairing.packed_shape} for these VAEs, "
-                f"got {config.variant.denoiser.latent_shape}"
-            )
-        self.pairing = pairing
-        self.phase = DenoiserPhase(config, pairing).to(device)
+        self.pairing = config.variant.latent_pairing({part: vaes[part].config for part in config.variant.parts})
+        self.phase = DenoiserPhase(config, self.pairing).to(device)
         self.phases: dict[str, Phase] = {"denoiser": self.phase}
 
     @property

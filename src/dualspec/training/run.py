@@ -107,19 +107,24 @@ def build_task(
     return DiffusionTask(config, source, judged, vaes, build_text_encoder(config.variant.text_encoder, device))
 
 
-def warm_start(task: Task, folder: Path) -> None:
-    """Start from exported weights: the first phase's model takes them; moments and averages start afresh."""
+def warm_start(task: Task, folder: Path) -> bool:
+    """Start from exported weights: the first phase's model takes them; moments and averages start afresh.
+
+    Returns:
+        Whether the latents are scaled in another way than the weights', which is then measured.
+    """
     phase = next(iter(task.phases.values()))
     _check_same_meaning(task, folder)
     state = read_state(folder)
     (prefix,) = {name.split(".", 1)[0] for name, _ in phase.named_parameters()}
     module = phase.get_submodule(prefix)
-    if isinstance(task, VaeTask) and read_config(folder, {"VaeConfig": VaeConfig}) != task.config.vae:
-        own = {name: value for name, value in module.state_dict().items() if name.startswith("latent_")}
-        load_strictly(module, {n: v for n, v in state.items() if not n.startswith("latent_")} | own, folder)
-        task.measure_latent_scale()
-    else:
+    if not isinstance(task, VaeTask) or read_config(folder, {"VaeConfig": VaeConfig}) == task.config.vae:
         load_strictly(module, state, folder)
+        return False
+    own = {name: value for name, value in module.state_dict().items() if name.startswith("latent_")}
+    load_strictly(module, {n: v for n, v in state.items() if not n.startswith("latent_")} | own, folder)
+    task.measure_latent_scale()
+    return True
 
 
 def _check_same_meaning(task: Task, folder: Path) -> None:
@@ -203,13 +208,14 @@ def train(
     """
     with saying_what_is_free(folder), run_lock(folder) if processes.is_main else contextlib.nullcontext():
         _check_folder(config, folder, resume)
-        if init is None and not resume and _needs_encoder(config):
+        anew = init is None and not (resume and list_checkpoints(folder / "checkpoints"))
+        if anew and _needs_encoder(config):
             raise ValueError("init must be given with decoder_only, got none; name the weights whose encoder stays")
         torch.manual_seed(loop.seed)
         task = make_task(processes)
-        if init is not None:
-            warm_start(task, init)
-        elif not resume and isinstance(task, VaeTask):
+        if init is not None and warm_start(task, init):
+            report(f"the latents of {init} are turned: denoisers that were trained on them as they were do not fit")
+        elif anew and isinstance(task, VaeTask):
             task.start_from_clips()
         _keep_settings(config, loop, folder, processes, init)
         trainer = Trainer(task, loop, folder, processes, report, on_progress)

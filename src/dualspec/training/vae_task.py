@@ -168,7 +168,7 @@ class VaeTask:
         """Set a linear encoder and decoder to the principal components of training clips."""
         network = self.vae.autoencoder
         if isinstance(network, FrameAutoencoder) and network.config.linear:
-            network.start_from(torch.cat([channels for channels, _ in self._some_clips()]))
+            network.start_from(channels for channels, _ in self._some_clips())
             self.measure_latent_scale()
 
     @torch.no_grad()
