@@ -296,7 +296,7 @@ def _mini_vae(room: str) -> VaeConfig:
             principal_channels=2 if room == "stft_vae" else 8,  # the STFT's other components hold nothing
         )
     channels = 2 if room == "mel_vae" else 1
-    network = FrameAutoencoderConfig(in_channels=channels, num_bins=64, linear=True)
+    network = FrameAutoencoderConfig(in_channels=channels, num_bins=64, encoder_layers=0, linear=True)
     return VaeConfig(
         feature="mel" if channels == 2 else "mel_mono",
         mel=_SHARED_MEL,
