@@ -341,7 +341,13 @@ def test_a_linear_encoder_is_had_from_the_clips_and_stays(corpus, head, tmp_path
 def test_latents_are_turned_when_another_scaling_is_asked_for(corpus, head, tmp_path):
     narrow = [setting for setting in LINEAR if "width" in setting or "batch" in setting]
     run(override(get_recipe("mini/stft_vae"), [*narrow, "loop.max_steps=1"]), tmp_path / "first", corpus, head)
-    turned = [*narrow, "loop.max_steps=1", "task.decoder_only=true", *LINEAR[3:4], "task.vae.principal_channels=2"]
+    turned = [
+        *narrow,
+        "loop.max_steps=1",
+        "task.decoder_only=true",
+        "task.vae.latent_scaling=principal",
+        "task.vae.principal_channels=2",
+    ]
     recipe = override(get_recipe("mini/stft_vae"), turned)
     run(recipe, tmp_path / "turned", corpus, head, init=tmp_path / "first" / "weights")
     first, second = (read_state(tmp_path / name / "weights") for name in ("first", "turned"))
