@@ -38,7 +38,12 @@ STEPS = {
 }
 GUIDANCE = ("1", "2", "3", "6")
 LEAST_FOR_FD = 768  # clips: twice the dimensions of mn04_as
-PARTS = ("direction", "steps", "guidance", "target", "copies")
+PARTS = ("direction", "steps", "guidance", "target", "copies", "roundtrip")
+LAST_STEPS = {
+    "own": "`phase_delta`, Griffin-Lim (shipped)",
+    "vocoder": "`phase_delta`, vocoder",
+    "paper": "`paper`: vocoder per ear, phase of the STFT branch",
+}
 
 
 def slug(words: str) -> str:
@@ -65,15 +70,8 @@ class Bench:
     def __init__(self, said: argparse.Namespace) -> None:
         self.work, self.said = said.work, said
         self.head = ["--hrir", str(said.hrir)]
-        self.judge = [
-            *self.head,
-            "--embedder",
-            said.embedder,
-            "--cache",
-            str(said.work / f"cache-{said.only[0]}"),
-            "--device",
-            "cpu",
-        ]
+        kept = ("--cache", str(said.work / f"cache-{said.only[0]}"))
+        self.judge = [*self.head, "--embedder", said.embedder, *kept, "--device", "cpu"]
 
     def clips(self, name: str, chosen: Sequence[str], *options: str, reference: str | None = None) -> None:
         """Generate a folder of clips and judge it."""
@@ -85,16 +83,8 @@ class Bench:
     def judged(self, name: str, folder: Path, *options: str) -> None:
         """Judge a folder of clips."""
         result = self.work / "results" / name
-        run(
-            "evaluate",
-            str(folder),
-            *self.judge,
-            *options,
-            "-o",
-            str(result),
-            log=self.work / f"logs/{name}.judge.txt",
-            output=result,
-        )
+        how = ("evaluate", str(folder), *self.judge, *options, "-o", str(result))
+        run(*how, log=self.work / f"logs/{name}.judge.txt", output=result)
 
     def prompts(self, name: str, *options: str) -> Path:
         """Draw a test set."""
@@ -107,16 +97,8 @@ class Bench:
         """Ten trained events all around, in each wording, and without any direction as the control."""
         for style in WORDINGS:
             path = self.work / f"{style}.txt"
-            run(
-                "prompts",
-                *EVENTS,
-                "--styles",
-                style,
-                "-o",
-                str(path),
-                log=self.work / f"logs/list-{style}.txt",
-                output=path,
-            )
+            how = ("prompts", *EVENTS, "--styles", style, "-o", str(path))
+            run(*how, log=self.work / f"logs/list-{style}.txt", output=path)
             self.clips(style, ["--prompts", str(path)])
         self.clips("blank", ["--prompts", str(self.work / "doa.txt"), "--blank-location"])
 
@@ -132,17 +114,33 @@ class Bench:
         middle = self.work / "clips/steps-dpm-solver-25"
         for style in WORDINGS:
             self.judged(f"steps-25-{style}", middle, "--reference", str(self.work / "set/reference"), "--style", style)
+        cascade = self.work / "clips/cascade"
+        run("cascade", str(middle), *self.head, "-o", str(cascade), log=self.work / "logs/cascade.txt", output=cascade)
+        self.judged("cascade", cascade, "--reference", str(self.work / "set/reference"))
+
+    def changed(self, name: str, *options: str) -> str:
+        """Make the embedded model with another setting or part."""
+        model, denoiser = self.work / name, ROOT / "src/dualspec/bundles/default/denoiser"
+        how = ("--base", "default", "--part", f"denoiser={denoiser}", *options, *self.head)
+        run("assemble", str(model), *how, log=self.work / f"logs/{name}.txt", output=model)
+        return str(model)
 
     def always(self) -> str:
         """Make the embedded model with guidance in all steps."""
-        always = self.work / "always"
-        denoiser = ROOT / "src/dualspec/bundles/default/denoiser"
-        if not always.is_dir():
-            options = ("--part", f"denoiser={denoiser}", "--set", "sampling.guidance_interval=[0.0,1.0]", *self.head)
-            run(
-                "assemble", str(always), "--base", "default", *options, log=self.work / "logs/always.txt", output=always
-            )
-        return str(always)
+        return self.changed("always", "--set", "sampling.guidance_interval=[0.0,1.0]")
+
+    def roundtrip(self) -> None:
+        """Table I: true clips through the autoencoders alone, and with a vocoder where one is at hand."""
+        models = {"own": str(ROOT / "src/dualspec/bundles/default")}
+        if self.said.vocoder:
+            part = ("--part", f"vocoder={self.said.vocoder}")
+            models["vocoder"] = self.changed("vocoder", *part, "--set", "mid_phase=vocoder")
+            models["paper"] = self.changed("paper", *part, "--set", "merge_mode=paper")
+        for name, model in models.items():
+            folder = self.work / "clips" / f"roundtrip-{name}"
+            how = ("--model", model, "--data", str(self.said.data), *self.head, "-n", "60")
+            run("roundtrip", str(folder), *how, log=self.work / f"logs/roundtrip-{name}.txt", output=folder)
+            self.judged(f"roundtrip-{name}", folder / "estimate", "--reference", str(folder / "reference"))
 
     def guidance(self) -> None:
         """Fig. 6: the scale of guidance in all steps."""
@@ -156,16 +154,8 @@ class Bench:
         corpus = self.work / "esc50"
         if not (corpus / "manifest.jsonl").is_file():
             source = f"esc50={self.said.esc50}"
-            run(
-                "prepare",
-                str(corpus),
-                "--corpus",
-                source,
-                "--licence",
-                "open",
-                log=self.work / "logs/esc50.txt",
-                output=corpus,
-            )
+            how = ("prepare", str(corpus), "--corpus", source, "--licence", "open")
+            run(*how, log=self.work / "logs/esc50.txt", output=corpus)
         drawn = self.prompts("target", "--data", str(corpus), "-n", "1800", *self.head, "--others")
         unseen = self.prompts(
             "unseen", "--data", str(corpus), "-n", "600", "--styles", "general", "--wording", "heldout"
@@ -243,6 +233,9 @@ def tables(work: Path) -> Iterator[tuple[str, str]]:
         yield "target-direction", _directions("what the model reads", names, work)
         lines = event_table(read_clip_scores(work / "results/target/clips.csv")).splitlines()
         yield "events", "\n".join([*lines[:12], "| … | | | | | |", *lines[-10:]])
+    if known("roundtrip-own"):
+        rows = {name: words for name, words in LAST_STEPS.items() if known(f"roundtrip-{name}")}
+        yield "roundtrip", _round_trips(rows, work)
     if (work / "logs/nearest.txt").is_file():
         words = (work / "logs/nearest.txt").read_text().partition("\n--- \n")[0]
         yield "copies", "```\n" + "\n".join(line.rstrip() for line in words.strip().splitlines()) + "\n```"
@@ -332,6 +325,24 @@ def _quality(head: str, names: dict[str, str], work: Path, *, timed: bool = Fals
     return _table([*heads, *(["time s/s"] if timed else [])], rows)
 
 
+def _round_trips(names: dict[str, str], work: Path) -> str:
+    rows = []
+    for name, words in names.items():
+        found = _result(work, f"roundtrip-{name}")
+        quality, place = found["quality"]["mean"], found["direction"]
+        rows.append(
+            [
+                *(words, str(found["num_clips"]), _number(place["median_itd_error_us"], 1)),
+                *(_number(place["median_ild_error_db"], 2), _number(place["median_coherence"], 2)),
+                *(_number(quality["psnr_db"], 2), _number(quality["ssim"], 3), _number(quality["fd"], 2)),
+                *(_number(quality["kl"], 3), _number(quality["inception_score"], 2)),
+                *(_share(place["azimuth_accuracy"]), _number(place["azimuth_mae_deg"], 1)),
+            ]
+        )
+    heads = ["last step", "clips", "ITD error µs", "ILD error dB", "coherence", "PSNR dB", "SSIM"]
+    return _table([*heads, "FD", "KL", "IS", "ACC", "MAE °"], rows)
+
+
 def write(said: argparse.Namespace) -> None:
     """Put the tables into the page, and draw the curves."""
     text = PAGE.read_text(encoding="utf-8")
@@ -355,6 +366,7 @@ def main() -> None:
     own.add_argument("--hrir", type=Path, required=True, help="FABIAN.sofa")
     own.add_argument("--embedder", required=True, help="mn04_as=FILE")
     own.add_argument("--mel-base", type=Path, help="an assembled mini/mel_base, for its row")
+    own.add_argument("--vocoder", type=Path, help="weights of mini/vocoder, for two round trips")
     own.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts")
     own.set_defaults(act=measure)
     page = verbs.add_parser("write")
