@@ -85,17 +85,17 @@ def warm_rows(sample_steps: int = 4) -> list[Row]:
     torch.set_num_threads(1)
     reference, engine = DualSpecPipeline.from_pretrained(), OnnxPipeline(num_threads=1)
     unet, unet_step = comparator()
-    engine_all, torch_all = (copy.copy(way) for way in (engine, reference))
-    sampling = replace(reference.config.sampling, guidance_interval=(0.0, 1.0))
-    engine_all.config = SimpleNamespace(**vars(engine.config) | {"sampling": sampling})
-    torch_all.config = replace(reference.config, sampling=sampling)
+    engine_first, torch_first = (copy.copy(way) for way in (engine, reference))
+    sampling = replace(reference.config.sampling, guidance_interval=(0.0, 0.125))  # in the first of eight steps
+    engine_first.config = SimpleNamespace(**vars(engine.config) | {"sampling": sampling})
+    torch_first.config = replace(reference.config, sampling=sampling)
     inside = Inside(engine)
     best = interleaved(
         {
             "torch": lambda: reference(PROMPT, seed=0),
             "onnx": lambda: engine([PROMPT], seed=[0]),
-            "all": lambda: engine_all([PROMPT], seed=[0]),
-            "all, torch": lambda: torch_all(PROMPT, seed=0),
+            "first": lambda: engine_first([PROMPT], seed=[0]),
+            "first, torch": lambda: torch_first(PROMPT, seed=0),
             "unet": lambda: [unet_step() for _ in range(sample_steps)],
         },
         repeats=3,
@@ -120,16 +120,16 @@ def warm_rows(sample_steps: int = 4) -> list[Row]:
             "a text's states: encoded / remembered", 10.0, again, "ONNX, one prompt and the empty text, best of 5"
         ),
         at_least(
-            "guidance in all steps / where the model has it, warm clip",
+            "guidance in all steps / in the first alone, warm clip",
             1.15,
-            best["all"] / best["onnx"],
-            f"ONNX, {counts} against {best['all']:.2f} s",
+            best["onnx"] / best["first"],
+            f"ONNX, {counts} against {best['first']:.2f} s",
         ),
         at_least(
             "the same in torch",
             1.15,
-            best["all, torch"] / best["torch"],
-            f"5.12 s, 8 steps, one thread, best of 3: {best['torch']:.2f} s against {best['all, torch']:.2f} s",
+            best["torch"] / best["first, torch"],
+            f"5.12 s, 8 steps, one thread, best of 3: {best['torch']:.2f} s against {best['first, torch']:.2f} s",
         ),
         at_most(
             "share of a warm clip outside the networks and the last step, from spectra to two ears",
