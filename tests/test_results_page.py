@@ -35,7 +35,7 @@ def judged(work: Path, name: str, accuracy: float) -> None:
         "median_itd_error_us": 7.0,
         "median_ild_error_db": 0.2,
     }
-    quality = {"mean": {"fd": 12.345, "kl": 3.2, "inception_score": 2.5}}
+    quality = {"mean": {"fd": 12.345, "kl": 3.2, "inception_score": 2.5, "psnr_db": 30.7, "ssim": 0.813}}
     (work / "results" / name).mkdir(parents=True)
     result = {"num_clips": 12, "quality": quality, "direction": direction, "rows": [row]}
     (work / "results" / name / "result.json").write_text(json.dumps(result))
@@ -50,6 +50,7 @@ def test_every_table_has_its_place_and_nothing_else_changes(maker: ModuleType, t
     names = [*maker.WORDINGS, "blank", *(f"steps-{maker.slug(words)}" for words in maker.STEPS)]
     names += [f"guidance-{words}" for words in maker.GUIDANCE]
     names += ["target", *(f"target-{style}" for style in maker.WORDINGS), "target-others"]
+    names += [f"roundtrip-{name}" for name in maker.LAST_STEPS]
     names += [f"target-{words}-{reading}" for words in ("unseen", "between") for reading in ("typed", "known")]
     for name in names:
         judged(work, name, 0.125)
@@ -72,6 +73,9 @@ def test_a_table_says_what_was_measured(maker: ModuleType, tmp_path: Path) -> No
     assert (
         rows[2] == "| 8 | 12 | 12.35 | 3.200 | 2.50 | 2.50 | 12.5 | 6 | 0.25 | 0.96 | 0.10 |"
     )  # 6.144 s for 12 x 5.12 s
+    judged(tmp_path, "roundtrip-own", 1.0)
+    row = "| as it is | 12 | 6.2 | 0.25 | 0.96 | 30.70 | 0.813 | 12.35 | 3.200 | 2.50 | 100.0 % | 2.5 |"
+    assert maker._round_trips({"own": "as it is"}, tmp_path).splitlines()[2] == row
     assert "12.35" not in maker._quality("steps", {"8": "doa"}, tmp_path, least=13)
     assert "| doa | 12 | 100.0 % | 6 | 0.25 | 0.96 | 12.5 % | 2.5 | – |" in maker._directions(
         "reads", {"doa": "doa"}, tmp_path
