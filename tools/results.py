@@ -72,7 +72,7 @@ class Bench:
         self.work, self.said = said.work, said
         self.head = ["--hrir", str(said.hrir)]
         kept = ("--cache", str(said.work / f"cache-{said.only[0]}"))
-        self.judge = [*self.head, "--embedder", said.embedder, *kept, "--device", "cpu"]
+        self.judge = ["--embedder", said.embedder, *kept, "--device", "cpu"]
 
     def clips(self, name: str, chosen: Sequence[str], *options: str, reference: str | None = None) -> None:
         """Generate a folder of clips and judge it."""
@@ -81,10 +81,10 @@ class Bench:
         run("generate", *chosen, "-o", str(folder), *plain, *options, log=self.work / f"logs/{name}.txt", output=result)
         self.judged(name, folder, *(["--reference", str(self.work / reference)] if reference else []))
 
-    def judged(self, name: str, folder: Path, *options: str) -> None:
-        """Judge a folder of clips."""
+    def judged(self, name: str, folder: Path, *options: str, target: bool = True) -> None:
+        """Judge a folder of clips; their cues against the head's, or with `target` off against the references' own."""
         result = self.work / "results" / name
-        how = ("evaluate", str(folder), *self.judge, *options, "-o", str(result))
+        how = ("evaluate", str(folder), *(self.head if target else ()), *self.judge, *options, "-o", str(result))
         run(*how, log=self.work / f"logs/{name}.judge.txt", output=result)
 
     def prompts(self, name: str, *options: str) -> Path:
@@ -138,7 +138,8 @@ class Bench:
             folder = self.work / "clips" / f"roundtrip-{name}"
             how = ("--model", model, "--data", str(self.said.data), *self.head, "-n", "60")
             run("roundtrip", str(folder), *how, log=self.work / f"logs/roundtrip-{name}.txt", output=folder)
-            self.judged(f"roundtrip-{name}", folder / "estimate", "--reference", str(folder / "reference"))
+            true = ("--reference", str(folder / "reference"))
+            self.judged(f"roundtrip-{name}", folder / "estimate", *true, target=False)
 
     def guidance(self) -> None:
         """Fig. 6: the scale of guidance."""
@@ -342,7 +343,7 @@ def _round_trips(names: dict[str, str], work: Path) -> str:
 
 
 def write(said: argparse.Namespace) -> None:
-    """Put the tables into the page, and draw the curves."""
+    """Put the tables into the page."""
     text = PAGE.read_text(encoding="utf-8")
     for name, block in tables(said.work):
         place = re.compile(rf"(?<=<!-- made: {name} -->\n).*?(?=\n<!-- end -->)", re.DOTALL)
