@@ -54,7 +54,7 @@ def test_same_seed_same_file_in_three_fresh_processes(tiny_model: Path, tmp_path
 
 @pytest.mark.parametrize("model", ["tiny", pytest.param("embedded", marks=pytest.mark.slow)])
 def test_batch_mates_change_little(pipeline: DualSpecPipeline, model: str, figure: Callable[[str], None]) -> None:
-    """Latents within 1e-4. The tiny model's samples stay within 2; trained ones turn rounding into more: 40 dB below."""
+    """Latents within 1e-4. The tiny model's samples stay within 2; trained ones: 40 dB below."""
     if model == "embedded":
         pipeline = DualSpecPipeline.from_pretrained()
     seen: dict[int, torch.Tensor] = {}
