@@ -239,6 +239,7 @@ class DualSpecPipeline:
                     **text_states(self._prompts, self.text_encoder, *words, rows, self.device, self._num_tokens),
                     step_generators=steps[rows],
                     callback=on_step,
+                    apart=self.device.type == "cpu" and not self._num_tokens,
                 )
                 made.append(clean if output_type == "latent" else self.decode_latents(clean).cpu())
         audios: Any = torch.cat(made)

@@ -118,6 +118,7 @@ def sample(
     negative_mask: Tensor,
     step_generators: list[torch.Generator] | None = None,
     callback: StepCallback | None = None,
+    apart: bool = False,
 ) -> Tensor:
     """Denoise from pure noise to latents.
 
@@ -133,6 +134,7 @@ def sample(
         step_generators: one per clip, for the noise that ddpm adds at every step.
         callback: called with (index, timestep, latents) after every step; returns the latents to go on with,
             and may raise to stop.
+        apart: each clip passes the network as in a batch of its own, so that its mates move no bit of it.
 
     Returns:
         Latents (B, C, T, F).
@@ -147,19 +149,35 @@ def sample(
     latents = noise * scheduler.init_noise_sigma
     embeds, mask = _stack_text(prompt_embeds, prompt_mask, negative_embeds, negative_mask)
     batch, num_steps = noise.shape[0], len(scheduler.timesteps)
+    predict = _each_apart(denoiser, batch) if apart and batch > 1 else denoiser
     low, high = (bound * num_steps for bound in config.guidance_interval)
     for step, timestep in enumerate(scheduler.timesteps):
         model_input = scheduler.scale_model_input(latents, timestep)
         guided = config.guidance_scale != 1.0 and low <= step < max(high, low + 1e-9)
         if guided:
-            both = denoiser(torch.cat((model_input, model_input)), timesteps[step].expand(2 * batch), embeds, mask)
+            both = predict(torch.cat((model_input, model_input)), timesteps[step].expand(2 * batch), embeds, mask)
             prediction = guide(both[:batch], both[batch:], config.guidance_scale)
         else:
-            prediction = denoiser(model_input, timesteps[step].expand(batch), embeds[:batch], mask[:batch])
+            prediction = predict(model_input, timesteps[step].expand(batch), embeds[:batch], mask[:batch])
         latents = _step(scheduler, prediction, timestep, latents, step_generators)
         if callback is not None:
             latents = callback(step, timestep, latents)
     return latents
+
+
+def _each_apart(denoiser: Callable[..., Tensor], batch: int) -> Callable[..., Tensor]:
+    """Return a network that reads each clip of a batch, beside its unguided twin, with no more tokens than its own."""
+    import torch
+
+    def predict(latents: Tensor, timesteps: Tensor, embeds: Tensor, mask: Tensor) -> Tensor:
+        made = []
+        for clip in range(batch):
+            rows = slice(clip, None, batch)  # the clip and, where it is guided, its twin
+            length = int(mask[rows].any(dim=0).nonzero().max()) + 1
+            made.append(denoiser(latents[rows], timesteps[rows], embeds[rows, :length], mask[rows, :length]))
+        return torch.stack(made, dim=1).flatten(0, 1)
+
+    return predict
 
 
 def _step(
