@@ -100,7 +100,8 @@ def _packed_shape(name: str, variant: VariantName, pairing: PairingConfig, num_s
 # --- paper ------------------------------------------------------------------------------------------------------------
 
 _T5_LARGE = TextEncoderConfig(kind="t5", name_or_path="google/flan-t5-large")
-_SHARED_MEL = MelConfig(n_fft=512, win_length=512, hop_length=256, framing="centered")
+_STFT = StftConfig(framing="hifigan")
+_SHARED_MEL = MelConfig(n_fft=512, win_length=512, hop_length=256)
 
 
 def _paper(room: str, layout: Layout, name: str) -> Recipe:
@@ -170,11 +171,11 @@ _CHANNELS_2D = {"mel_vae": 2, "mono_mel_vae": 1, "stft_vae": 4, "dual_vae": 6}
 def _kl2d_vae(room: str, autoencoder: AutoencoderKlConfig) -> VaeConfig:
     """A VAE in the paper's own forms: mel of 1024/160, complex STFT of 512/256, both on 512/256 for the Dual-VAE."""
     if room == "stft_vae":
-        return VaeConfig(feature="stft", stft=StftConfig(), autoencoder=autoencoder, complex_scale=3.0)
+        return VaeConfig(feature="stft", stft=_STFT, autoencoder=autoencoder, complex_scale=3.0)
     if room == "dual_vae":
         return VaeConfig(
             feature="dual",
-            stft=StftConfig(),
+            stft=_STFT,
             mel=_SHARED_MEL,
             autoencoder=autoencoder,
             complex_scale=3.0,
@@ -284,7 +285,7 @@ def _mini_vae(room: str) -> VaeConfig:
     if room in ("stft_vae", "dual_vae"):
         return VaeConfig(
             feature="stft" if room == "stft_vae" else "dual",
-            stft=StftConfig(),
+            stft=_STFT,
             mel=None if room == "stft_vae" else _SHARED_MEL,
             autoencoder=FrameAutoencoderConfig(in_channels=6 if room == "stft_vae" else 8, num_bins=256),
             representation="interaural",

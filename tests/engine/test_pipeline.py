@@ -23,6 +23,7 @@ from dualspec.bundle import embedded_bundle, localizer_folder
 from dualspec.cli import app
 from dualspec.diffusion.objective import NoiseScheduleConfig
 from dualspec.diffusion.sampler import SamplingConfig, make_scheduler
+from dualspec.config import to_dict
 from dualspec.engine.ears import interaural_cues as cues_of_one
 from dualspec.engine.ears import load_onnx_judge
 from dualspec.engine.noise import normal_noise
@@ -115,12 +116,13 @@ def test_guidance_acts_where_it_does_in_torch(pipeline: OnnxPipeline) -> None:
     assert seen == [False] * 2 + [True] * 3 + [False] * 5
 
 
-def test_spectra_are_those_of_torch() -> None:
-    clip = ears(3)
-    spectrum = stft(clip, CONFIG)
-    np.testing.assert_allclose(FRAMING.stft(clip.numpy()), spectrum.numpy(), atol=1e-4)
-    back = FRAMING.istft(spectrum.numpy(), clip.shape[-1])
-    np.testing.assert_allclose(back, istft(spectrum, CONFIG, clip.shape[-1]).numpy(), atol=1e-6)
+@pytest.mark.parametrize("config", [CONFIG, StftConfig(framing="hifigan")], ids=["centered", "hifigan"])
+def test_spectra_are_those_of_torch(config: StftConfig) -> None:
+    clip, framing = ears(3), Framing.of(to_dict(config))
+    spectrum = stft(clip, config)
+    np.testing.assert_allclose(framing.stft(clip.numpy()), spectrum.numpy(), atol=1e-4)
+    back = framing.istft(spectrum.numpy(), clip.shape[-1])
+    np.testing.assert_allclose(back, istft(spectrum, config, clip.shape[-1]).numpy(), atol=1e-6)
     assert back.dtype == np.float32
 
 

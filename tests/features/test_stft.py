@@ -46,6 +46,20 @@ def test_round_trip_returns_the_waveform() -> None:
     assert back[..., inside:].abs().max() < 1.0
 
 
+def test_hifigan_framing_returns_a_clip_of_whole_hops_to_its_end() -> None:
+    config = StftConfig(framing="hifigan")
+    waveform = noise(2, NUM_SAMPLES)
+    spectrum = stft(waveform, config)
+    assert spectrum.shape == (2, 320, 256)
+    lost = istft(spectrum, config, NUM_SAMPLES) - waveform  # the DC bin alone: small, and smooth over each frame
+    centered = istft(stft(waveform, CONFIG), CONFIG, NUM_SAMPLES) - waveform
+    assert lost.abs().max() < 0.03
+    assert centered[:, -256:].abs().max() > 0.2
+    tone = tones(frequencies_hz=(1333.0, 7000.0))
+    tone[-2000:] = tones(80000)[4000:6000]  # loud up to the end
+    torch.testing.assert_close(istft(stft(tone, config), config, NUM_SAMPLES), tone, atol=2e-3, rtol=0)
+
+
 @pytest.mark.parametrize("num_samples", [512, 5000, 80000])
 def test_lengths_that_are_no_multiple_of_the_hop(num_samples: int) -> None:
     waveform = tones(num_samples)
@@ -142,7 +156,7 @@ def test_overlap_add_is_the_inverse_transform_of_torch(n_fft: int, win_length: i
     made, gradients = [], []
     spectrum = torch.randn(2, 20, n_fft // 2 + 1, dtype=torch.complex64, generator=generator).requires_grad_()
     for way in (
-        lambda: overlap_add(spectrum, n_fft, win_length, hop_length, 19 * hop_length),
+        lambda: overlap_add(spectrum, n_fft, win_length, hop_length, n_fft // 2, 19 * hop_length),
         lambda: torch.istft(
             spectrum.mT, n_fft, hop_length, win_length, window=torch.hann_window(win_length), length=19 * hop_length
         ),

@@ -38,7 +38,7 @@ class OnnxJudge:
         if not graphs.fits("localizer", config):
             raise ValueError(f"the localizer of {folder} must be the one of the graph, got another; use --engine torch")
         self.facts, self.target, self._config = facts, target, config
-        self._framing = Framing(n_fft=config["stft"]["n_fft"], hop_length=config["stft"]["hop_length"])
+        self._framing = Framing.of(config["stft"])
         weights = read_arrays(folder, graphs.weights("localizer"), "localizer.")
         self._network = graphs.open("localizer", weights, num_threads=num_threads)
 

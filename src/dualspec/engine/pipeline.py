@@ -109,7 +109,7 @@ class OnnxPipeline:
         self._schedule = from_dict(NoiseScheduleConfig, settings["schedule"], where=f"{folder}: schedule")
         words = settings.get("location_words", {})
         self.config.location_words = from_dict(LocationWords, words, where=f"{folder}: location_words")
-        self._framing = Framing(n_fft=stft["n_fft"], hop_length=stft["hop_length"])
+        self._framing = Framing.of(stft)
         self._shape = tuple(settings["denoiser"]["latent_shape"])
         graphs, threads = Graphs(), self.num_threads
         self._text = _Text(graphs, encoder["max_tokens"], threads)

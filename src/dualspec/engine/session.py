@@ -25,7 +25,7 @@ def graphs_folder() -> Path:
     return Path(str(resources.files("dualspec") / "bundles" / "graphs"))
 
 
-_SAID_LATER = {"input_gains": False, "linear": False, "principal_channels": None}
+_SAID_LATER = {"input_gains": False, "linear": False, "principal_channels": None, "framing": "centered"}
 """Settings that graphs and models of older versions do not name, and what they mean by that."""
 
 

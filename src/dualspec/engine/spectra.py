@@ -6,6 +6,7 @@ Only what the embedded model needs is here, for one clip at a time; the tests ho
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,17 @@ class Framing:
 
     n_fft: int  # samples
     hop_length: int  # samples
+    framing: str = "centered"  # or "hifigan", as in `features.stft`
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> Framing:
+        """Take what is needed of an `StftConfig` (JSON values)."""
+        return cls(**{key: settings[key] for key in ("n_fft", "hop_length", "framing") if key in settings})
+
+    @property
+    def padding(self) -> int:
+        """Samples reflected at each end before framing."""
+        return self.n_fft // 2 if self.framing == "centered" else (self.n_fft - self.hop_length) // 2
 
     @property
     def window(self) -> np.ndarray:
@@ -27,23 +39,26 @@ class Framing:
         return (0.5 - 0.5 * np.cos(2.0 * np.pi * turns)).astype(np.float32)
 
     def stft(self, waveform: np.ndarray) -> np.ndarray:
-        """Transform (..., S) to (..., T, F) complex64, without DC and without the frame past the end."""
-        half = self.n_fft // 2
-        padded = np.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(half, half)], mode="reflect")
+        """Transform (..., S) to (..., T, F) complex64, without DC and without a frame past the end."""
+        ends = (self.padding, self.padding)
+        padded = np.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [ends], mode="reflect")
         frames = np.lib.stride_tricks.sliding_window_view(padded, self.n_fft, axis=-1)[..., :: self.hop_length, :]
         num_frames = waveform.shape[-1] // self.hop_length
         return np.fft.rfft(frames[..., :num_frames, :] * self.window)[..., 1:]
 
     def istft(self, spectrum: np.ndarray, num_samples: int) -> np.ndarray:
-        """Invert `stft`: (..., T, F) to (..., num_samples), T whole hops; the frame past the end repeats the last."""
+        """Invert `stft`: (..., T, F) to (..., num_samples), T whole hops."""
         lead, num_frames = spectrum.shape[:-2], spectrum.shape[-2]
-        bins = np.zeros((*lead, num_frames + 1, self.n_fft // 2 + 1), dtype=np.complex64)
-        bins[..., :-1, 1:], bins[..., -1, 1:] = spectrum, spectrum[..., -1, :]
+        past_end = int(self.framing == "centered")  # a frame that repeats the last one
+        bins = np.zeros((*lead, num_frames + past_end, self.n_fft // 2 + 1), dtype=np.complex64)
+        bins[..., -1, 1:] = spectrum[..., -1, :]
+        bins[..., :num_frames, 1:] = spectrum
         added = self._overlap_add(np.fft.irfft(bins) * self.window)
-        envelope = self._overlap_add(np.broadcast_to(self.window**2, (num_frames + 1, self.n_fft)))
-        whole, half = num_frames * self.hop_length, self.n_fft // 2
+        envelope = self._overlap_add(np.broadcast_to(self.window**2, (num_frames + past_end, self.n_fft)))
+        whole = num_frames * self.hop_length
+        kept = slice(self.padding, self.padding + whole)
         waveform = np.zeros((*lead, num_samples), dtype=np.float32)
-        waveform[..., :whole] = added[..., half : half + whole] / envelope[half : half + whole]
+        waveform[..., :whole] = added[..., kept] / envelope[kept]
         return waveform
 
     def _overlap_add(self, frames: np.ndarray) -> np.ndarray:

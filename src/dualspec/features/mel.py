@@ -3,12 +3,11 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from dualspec.features.stft import StftConfig, check_framing, framed_spectrum
+from dualspec.features.stft import Framing, StftConfig, check_framing, end_padding, framed_spectrum
 
 _POWER_FLOOR = 1e-18
 _BAND_FLOOR = 1e-12
@@ -39,12 +38,12 @@ class MelConfig:
     """Upper edge of the highest band, Hz."""
     log_floor: float = 1e-5
     """Smallest mel magnitude before the natural logarithm."""
-    framing: Literal["hifigan", "centered"] = "hifigan"
-    """``hifigan`` reflects (n_fft - hop) / 2 samples at each end; ``centered`` n_fft / 2, as the STFT does."""
+    framing: Framing = "hifigan"
+    """How many samples are reflected at each end."""
 
     def __post_init__(self) -> None:
         """Refuse settings without a meaning."""
-        check_framing(self.n_fft, self.win_length, self.hop_length)
+        check_framing(self.n_fft, self.win_length, self.hop_length, self.framing)
         if self.sample_rate < 1:
             raise ValueError(f"sample_rate must be a positive number of Hz, got {self.sample_rate}; use 16000")
         if not 1 < self.n_mels <= self.n_fft // 2:
@@ -56,15 +55,11 @@ class MelConfig:
             )
         if not self.log_floor > 0.0:
             raise ValueError(f"log_floor must be positive, got {self.log_floor}; use 1e-5")
-        if self.framing not in ("hifigan", "centered"):
-            raise ValueError(f"framing must be 'hifigan' or 'centered', got {self.framing!r}; pick one of these")
-        if (self.n_fft - self.hop_length) % 2:
-            raise ValueError(f"n_fft - hop_length must be even, got {self.n_fft} - {self.hop_length}; change the hop")
 
     @property
     def padding(self) -> int:
         """Samples reflected at each end before framing."""
-        return self.n_fft // 2 if self.framing == "centered" else (self.n_fft - self.hop_length) // 2
+        return end_padding(self.n_fft, self.hop_length, self.framing)
 
     def num_frames(self, num_samples: int) -> int:
         """Number of mel frames of a waveform of ``num_samples`` samples."""
@@ -214,11 +209,12 @@ def _spreading(
     with torch.inference_mode(False):
         first = config.n_fft // 2 - config.padding
         frames = torch.arange(config.num_frames(num_samples), dtype=torch.float64) * config.hop_length + first
+        stft_first = stft_config.n_fft // 2 - stft_config.padding
         stft_frames = torch.arange(stft_config.num_frames(num_samples), dtype=torch.float64) * stft_config.hop_length
         bins_hz = (
             torch.arange(1, stft_config.num_bins + 1, dtype=torch.float64) * config.sample_rate / stft_config.n_fft
         )
-        over_time = _interpolation(stft_frames, frames)
+        over_time = _interpolation(stft_frames + stft_first, frames)
         over_frequency = _interpolation(bins_hz, _edges_hz(config)[1:-1])
         return over_time.to(device=device, dtype=dtype), over_frequency.to(device=device, dtype=dtype)
 

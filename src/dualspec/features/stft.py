@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 StftRepresentation = Literal["complex", "logmag_phase", "logmag_cossin", "interaural"]
+Framing = Literal["hifigan", "centered"]
+"""Samples reflected at each end: ``hifigan`` (n_fft - hop) / 2, ``centered`` n_fft / 2."""
 
 MAGNITUDE_FLOOR = 1e-5
 """Magnitudes below this are floored before a logarithm and treated linearly before a power."""
@@ -27,10 +29,17 @@ class StftConfig:
     """Hann window length, samples."""
     hop_length: int = 256
     """Distance between frames, samples."""
+    framing: Framing = "centered"
+    """``hifigan`` covers a clip of whole hops to its end; ``centered`` drops the frame past the end."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be inverted."""
-        check_framing(self.n_fft, self.win_length, self.hop_length)
+        check_framing(self.n_fft, self.win_length, self.hop_length, self.framing)
+
+    @property
+    def padding(self) -> int:
+        """Samples reflected at each end before framing."""
+        return end_padding(self.n_fft, self.hop_length, self.framing)
 
     @property
     def num_bins(self) -> int:
@@ -42,12 +51,20 @@ class StftConfig:
         return num_samples // self.hop_length
 
 
-def check_framing(n_fft: int, win_length: int, hop_length: int) -> None:
-    """Check that transform, window and hop fit together.
+def end_padding(n_fft: int, hop_length: int, framing: Framing) -> int:
+    """Return how many samples a framing reflects at each end."""
+    return n_fft // 2 if framing == "centered" else (n_fft - hop_length) // 2
+
+
+def check_framing(n_fft: int, win_length: int, hop_length: int, framing: str) -> None:
+    """Check that transform, window, hop and framing fit together.
 
     Raises:
-        ValueError: unless n_fft is even and positive, 0 < win_length <= n_fft and 0 < hop_length <= win_length / 2.
+        ValueError: unless n_fft is even and positive, 0 < win_length <= n_fft, 0 < hop_length <= win_length / 2, the
+            framing is known and n_fft - hop_length is even.
     """
+    if framing not in get_args(Framing):
+        raise ValueError(f"framing must be 'hifigan' or 'centered', got {framing!r}; pick one of these")
     if n_fft < 2 or n_fft % 2:
         raise ValueError(f"n_fft must be an even positive number of samples, got {n_fft}; use a power of two")
     if not 0 < win_length <= n_fft:
@@ -57,6 +74,8 @@ def check_framing(n_fft: int, win_length: int, hop_length: int) -> None:
             f"hop_length must be in 1..win_length/2 ({win_length // 2}), got {hop_length}; "
             "a larger hop leaves samples that no window covers"
         )
+    if (n_fft - hop_length) % 2:
+        raise ValueError(f"n_fft - hop_length must be even, got {n_fft} - {hop_length}; change the hop")
 
 
 @lru_cache(maxsize=32)
@@ -105,17 +124,18 @@ def framed_spectrum(
 
 
 def stft(waveform: Tensor, config: StftConfig) -> Tensor:
-    """Take the centred short-time Fourier transform.
+    """Take the short-time Fourier transform.
 
     Args:
         waveform: (..., S) samples in [-1, 1].
         config: framing.
 
     Returns:
-        (..., T, F) complex, T = S // hop_length, F = n_fft // 2; the DC bin and the frame past the end are dropped.
+        (..., T, F) complex, T = S // hop_length, F = n_fft // 2; the DC bin is dropped, and ``centered`` drops the
+        frame past the end.
 
     Raises:
-        ValueError: waveform must be float32 or float64 and longer than half a transform.
+        ValueError: waveform must be float32 or float64 and longer than the padding.
 
     Paper section V-B.
     """
@@ -124,17 +144,17 @@ def stft(waveform: Tensor, config: StftConfig) -> Tensor:
         n_fft=config.n_fft,
         win_length=config.win_length,
         hop_length=config.hop_length,
-        padding=config.n_fft // 2,
+        padding=config.padding,
         num_frames=config.num_frames(waveform.shape[-1]),
     )
     return spectrum[..., 1:]
 
 
 def istft(stft: Tensor, config: StftConfig, num_samples: int) -> Tensor:
-    """Invert :func:`stft`: the DC bin is zero and the missing frame past the end repeats the last one.
+    """Invert :func:`stft` with a DC bin of zero.
 
-    Exact for waveforms without energy near DC, but for the last hop, which the dropped frame shares. Samples past the
-    last whole hop are zero.
+    Exact for waveforms without energy near DC. Only ``centered`` loses the last hop, where it repeats the last frame in
+    place of the one that was dropped. Samples past the last whole hop are zero.
 
     Args:
         stft: (..., T, F) complex, without DC.
@@ -154,22 +174,27 @@ def istft(stft: Tensor, config: StftConfig, num_samples: int) -> Tensor:
             f"got {tuple(stft.shape[-2:])}; check num_samples and the STFT settings"
         )
     flat = stft.reshape(-1, *expected)
-    flat = functional.pad(torch.cat([flat, flat[:, -1:]], dim=1), (1, 0))
+    if config.framing == "centered":
+        flat = torch.cat([flat, flat[:, -1:]], dim=1)
     whole = expected[0] * config.hop_length
-    waveform = overlap_add(flat, config.n_fft, config.win_length, config.hop_length, whole)
+    spectrum = functional.pad(flat, (1, 0))
+    waveform = overlap_add(spectrum, config.n_fft, config.win_length, config.hop_length, config.padding, whole)
     waveform = functional.pad(waveform, (0, num_samples - whole))
     return waveform.reshape(*stft.shape[:-2], num_samples)
 
 
-def overlap_add(spectrum: Tensor, n_fft: int, win_length: int, hop_length: int, num_samples: int) -> Tensor:
-    """Add up the Hann-windowed frames of centred spectra: `torch.istft`, but that it does not wait for the device.
+def overlap_add(
+    spectrum: Tensor, n_fft: int, win_length: int, hop_length: int, padding: int, num_samples: int
+) -> Tensor:
+    """Add up Hann-windowed frames: `torch.istft`, but that it takes any padding and does not wait for the device.
 
     Args:
         spectrum: (B, T, n_fft // 2 + 1) complex, DC first.
         n_fft: transform length, samples.
         win_length: window length, samples.
         hop_length: distance between frames, samples.
-        num_samples: length of the result, at most T - 1 hops.
+        padding: samples before the first one that is kept.
+        num_samples: length of the result.
 
     Returns:
         (B, S) waveform.
@@ -181,7 +206,7 @@ def overlap_add(spectrum: Tensor, n_fft: int, win_length: int, hop_length: int, 
     frames = torch.fft.irfft(spectrum, n=n_fft) * window
     size = (len(frames), envelope.shape[-1])
     added = torch.ops.aten.unfold_backward(frames, size, 1, n_fft, hop_length)
-    kept = slice(n_fft // 2, n_fft // 2 + num_samples)
+    kept = slice(padding, padding + num_samples)
     return added[:, kept] / envelope[:, kept]
 
 

@@ -79,9 +79,11 @@ def reconstruct(
 
 def shares_framing(mel_config: MelConfig, stft_config: StftConfig) -> bool:
     """Tell whether mel frames and STFT frames are the same frames, so that no vocoder is needed between them."""
-    return mel_config.framing == "centered" and (
-        (mel_config.n_fft, mel_config.win_length, mel_config.hop_length)
-        == (stft_config.n_fft, stft_config.win_length, stft_config.hop_length)
+    return (mel_config.n_fft, mel_config.win_length, mel_config.hop_length, mel_config.framing) == (
+        stft_config.n_fft,
+        stft_config.win_length,
+        stft_config.hop_length,
+        stft_config.framing,
     )
 
 
@@ -157,7 +159,7 @@ def _ear_magnitudes(
         raise ValueError(
             "mel_config must share the STFT's framing for dualspec_d, got "
             f"{mel_config.n_fft}/{mel_config.hop_length} {mel_config.framing}; "
-            f"use centered {stft_config.n_fft}/{stft_config.hop_length}"
+            f"use {stft_config.n_fft}/{stft_config.hop_length} {stft_config.framing}"
         )
     return mel_to_magnitude(log_mel, mel_config)[..., 1:]
 

@@ -196,14 +196,10 @@ class IstftHeadVocoder(nn.Module):
         """
         mel = self.config.mel
         _check_log_mel(log_mel, mel)
-        offset = mel.n_fft // 2 - mel.padding  # samples from a multiple of the hop to the middle of its frame
         num_samples = self.config.num_samples(log_mel.shape[1])
-        log_mel = _repeat_ends(log_mel, front=int(offset > 0))
-        spectrum = self._spectrum(log_mel)
-        whole = (log_mel.shape[1] - 1) * mel.hop_length
-        waveform = overlap_add(spectrum, mel.n_fft, mel.win_length, mel.hop_length, whole)
-        start = mel.hop_length - offset if offset else 0
-        return waveform[:, start : start + num_samples]
+        if mel.framing == "centered":  # a frame past the end, so that frames cover every sample
+            log_mel = torch.cat([log_mel, log_mel[:, -1:]], dim=1)
+        return overlap_add(self._spectrum(log_mel), mel.n_fft, mel.win_length, mel.hop_length, mel.padding, num_samples)
 
     def _spectrum(self, log_mel: Tensor) -> Tensor:
         """Predict the complex spectrum (B, T, n_fft // 2 + 1) of every frame."""
@@ -253,12 +249,10 @@ class GriffinLimVocoder(nn.Module):
         """
         mel = self.config.mel
         _check_log_mel(log_mel, mel)
-        framing = StftConfig(n_fft=mel.n_fft, win_length=mel.win_length, hop_length=mel.hop_length)
+        framing = StftConfig(n_fft=mel.n_fft, win_length=mel.win_length, hop_length=mel.hop_length, framing=mel.framing)
         num_samples = self.config.num_samples(log_mel.shape[1])
         magnitude = mel_to_magnitude(log_mel, mel)[..., 1:]
-        waveform = griffin_lim(magnitude, framing, num_samples, num_iterations=self.config.num_iterations)
-        offset = mel.n_fft // 2 - mel.padding
-        return functional.pad(waveform, (offset, 0))[:, :num_samples]
+        return griffin_lim(magnitude, framing, num_samples, num_iterations=self.config.num_iterations)
 
 
 def _check_log_mel(log_mel: Tensor, mel: MelConfig) -> None:
@@ -266,11 +260,6 @@ def _check_log_mel(log_mel: Tensor, mel: MelConfig) -> None:
         raise ValueError(
             f"log_mel must be of shape (B, T, {mel.n_mels}), got {tuple(log_mel.shape)}; put the ears into the batch"
         )
-
-
-def _repeat_ends(log_mel: Tensor, *, front: int) -> Tensor:
-    """Repeat the last frame once and the first ``front`` times, so that frames cover every sample."""
-    return torch.cat([log_mel[:, :front], log_mel, log_mel[:, -1:]], dim=1)
 
 
 def _init_weights(module: nn.Module) -> None:
