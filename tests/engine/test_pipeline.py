@@ -21,9 +21,9 @@ pytest.importorskip("onnxruntime")
 from dualspec.audio.waveform import read_waveform
 from dualspec.bundle import embedded_bundle, localizer_folder
 from dualspec.cli import app
+from dualspec.config import to_dict
 from dualspec.diffusion.objective import NoiseScheduleConfig
 from dualspec.diffusion.sampler import SamplingConfig, make_scheduler
-from dualspec.config import to_dict
 from dualspec.engine.ears import interaural_cues as cues_of_one
 from dualspec.engine.ears import load_onnx_judge
 from dualspec.engine.noise import normal_noise
