@@ -24,11 +24,19 @@ def vaes(tmp_path_factory):
     return folders
 
 
-def build(corpus, head, vaes, room, *settings):
+def build(corpus, head, vaes, room, *settings, latents_folder=None):
     recipe = override(get_recipe(f"tiny/{room}"), list(settings))
     torch.manual_seed(0)
     samples = recipe.num_bank_samples
-    return build_task(recipe.task, corpus, head, device="cpu", num_bank_samples=samples, vae_folders=vaes)
+    return build_task(
+        recipe.task,
+        corpus,
+        head,
+        device="cpu",
+        num_bank_samples=samples,
+        vae_folders=vaes,
+        latents_folder=latents_folder,
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,6 +85,31 @@ def test_a_pair_is_encoded_once_whatever_stands_beside_it(corpus, head, vaes, mo
         assert torch.equal(task.make_batch(torch.arange(4), random())["latents"], batch["latents"])
 
 
+@pytest.mark.parametrize("posterior", ["true", "false"])
+def test_a_folder_keeps_latents_for_the_next_process(corpus, head, vaes, tmp_path, monkeypatch, posterior):
+    settings = ("task.keep_latents=true", f"task.sample_posterior={posterior}")
+    random = lambda: StepRandom(0, 0, slice(None), 4)  # noqa: E731
+    first = build(corpus, head, vaes, "dualspec", *settings, latents_folder=tmp_path)
+    batch = first.make_batch(torch.arange(4), random())
+    pair = int(first.latents.known.nonzero()[0])
+    damaged = first.latents.kept[1].movedim(-2, 1)[pair, 3].clone()
+    first.latents.kept[1].movedim(-2, 1)[pair, 3] = 0.0  # as if the machine had stopped in mid write
+    second = build(corpus, head, vaes, "dualspec", *settings, latents_folder=tmp_path)
+    assert int(second.latents.known.sum()) == 3 and not second.latents.known[pair]
+    second.make_batch(torch.arange(4), random())
+    assert torch.equal(second.latents.kept[1].movedim(-2, 1)[pair, 3], damaged)
+    third = build(corpus, head, vaes, "dualspec", *settings, latents_folder=tmp_path)
+    monkeypatch.setattr(type(third.vaes[0]), "encode_moments", lambda *_: pytest.fail("encoded again"))
+    assert torch.equal(third.make_batch(torch.arange(4), random())["latents"], batch["latents"])
+
+
+def test_latents_of_other_clips_or_autoencoders_are_not_taken(corpus, head, vaes, tmp_path):
+    build(corpus, head, vaes, "dualspec", "task.keep_latents=true", latents_folder=tmp_path)
+    turned = replace(head, impulse_responses=head.impulse_responses.flip(1))
+    build(corpus, turned, vaes, "dualspec", "task.keep_latents=true", latents_folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 def test_without_memory_for_them_it_says_how_to_do_without(corpus, head, vaes, monkeypatch):
     """CUDA's error, raised where room is made for the moments of 11 clips (one is held out) at 12 directions."""
 
@@ -86,7 +119,7 @@ def test_without_memory_for_them_it_says_how_to_do_without(corpus, head, vaes, m
     task = build(corpus, head, vaes, "dualspec")
     monkeypatch.setattr(torch, "zeros", full)
     with pytest.raises(MemoryError, match=r"with 132 clips at once; try --set task\.keep_latents=false"):
-        LatentBank(task.source, task.vaes)
+        LatentBank(task.source, task.vaes, posterior=True)
 
 
 @pytest.mark.parametrize("varies", ["random_crop=true", "max_shift_s=0.1", "gain_range_db=6"])

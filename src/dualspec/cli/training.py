@@ -168,6 +168,7 @@ def run_recipe(
                 max_clips=max_clips,
                 pairs=pairs,
                 held_out=recipe.loop.held_out,
+                latents_folder=folder / "latents",
             ),
             processes=processes,
             resume=resume,

@@ -1,6 +1,7 @@
 """Training a denoiser on the latents of two-eared clips and the words that describe them."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from dualspec.diffusion.objective import (
 )
 from dualspec.diffusion.variant import VariantConfig
 from dualspec.latents.pairing import LatentPairing
-from dualspec.latents.vae import SpectrogramVae, waveform_to_channels
+from dualspec.latents.vae import SpectrogramVae
 from dualspec.text.encoder import TextEncoder
 from dualspec.text.lexicon import Lexicon
 from dualspec.text.location_words import LocationWords
@@ -68,6 +69,10 @@ class DenoiserPhase(Phase):
         self.denoiser = build_denoiser(config.variant.denoiser)
         self.register_buffer("alpha_bars", alphas_cumprod(config.variant.schedule), persistent=False)
 
+    def compile_networks(self) -> None:
+        """Compile the denoiser for each size of batch and text, which is faster than one for all."""
+        self.denoiser.compile(dynamic=False)
+
     def forward(self, batch: Batch, random: StepRandom, step: int, progress: float) -> tuple[Tensor, Logs]:
         """Return the loss per clip (B,) at one drawn timestep each."""
         schedule, latents = self.config.variant.schedule, batch["latents"]
@@ -91,6 +96,7 @@ class DiffusionTask:
         held_out: validation clips.
         vaes: the trained VAEs, by part name.
         text_encoder: the frozen text encoder.
+        latents_folder: where kept latents outlive the process; in memory alone if None.
     """
 
     def __init__(
@@ -100,13 +106,16 @@ class DiffusionTask:
         held_out: BinauralSource,
         vaes: dict[str, SpectrogramVae],
         text_encoder: TextEncoder,
+        latents_folder: Path | None = None,
     ) -> None:
         """Freeze the VAEs and build the denoiser on the device of the clips."""
         self.config, self.source, self.held_out = config, source, held_out
         self.location_words = LocationWords(num_azimuths=config.render.num_azimuths, lexicon=config.lexicon)
         device = source.hrirs.device
         self.vaes = [vaes[part].to(device).eval().requires_grad_(False) for part in config.variant.parts]
-        self.latents = LatentBank(source, self.vaes) if config.keep_latents else None
+        self.latents: LatentBank | None = None
+        if config.keep_latents:
+            self.latents = LatentBank(source, self.vaes, posterior=config.sample_posterior, folder=latents_folder)
         self.prompts = PromptBank(text_encoder.to(device), config.max_cached_prompts)
         self.pairing = config.variant.latent_pairing({part: vaes[part].config for part in config.variant.parts})
         self.phase = DenoiserPhase(config, self.pairing).to(device)
@@ -124,20 +133,17 @@ class DiffusionTask:
     @torch.no_grad()
     def _encode(self, source: BinauralSource, indices: Tensor, random: StepRandom, dropout: float) -> Batch:
         if self.latents is not None and source is self.source:
-            moments, directions = self.latents.draw(indices, random)
+            latents, directions = self.latents.draw(indices, random)
         else:
             waveform, directions = source.draw(indices, random)
-            moments = [vae.encode_moments(waveform_to_channels(waveform, vae.config)) for vae in self.vaes]
+            posterior = random.normal if self.config.sample_posterior else None
+            latents = [latent for vae in self.vaes for latent in vae.encode(waveform, posterior)]
         prompts = self._write_prompts(source, indices, directions, random)
         if dropout:
             prompts = drop_prompts(prompts, dropout, random.uniform())
-        device = moments[0][0].device
-        embeds, mask = self.prompts.encode(prompts, device)
-        posterior = random.normal if self.config.sample_posterior else None
-        pairs = zip(self.vaes, moments, strict=True)
-        parts = [part for vae, own in pairs for part in vae.scaled_latents(*own, posterior)]
+        embeds, mask = self.prompts.encode(prompts, latents[0].device)
         return {
-            "latents": self.pairing.pack(parts),
+            "latents": self.pairing.pack(latents),
             "prompt_embeds": embeds,
             "prompt_mask": mask,
             **source.weights_of(indices),

@@ -5,6 +5,9 @@ from torch import Tensor
 
 from dualspec.text.encoder import TextEncoder
 
+_LENGTH_STEP = 16
+"""Prompts are padded to a multiple of this many tokens."""
+
 
 class PromptBank:
     """Token states of prompts, encoded once each and kept in one tensor on the device: a batch is one look-up.
@@ -26,14 +29,14 @@ class PromptBank:
 
     @torch.no_grad()
     def encode(self, prompts: list[str], device: torch.device | str) -> tuple[Tensor, Tensor]:
-        """Return states (B, L, D) padded to the longest prompt and mask (B, L), on the device."""
+        """Return states (B, L, D) and mask (B, L) on the device, padded so that a compiled network meets few lengths."""
         missing = {prompt for prompt in prompts if prompt not in self.spans}
         if len(self.spans) + len(missing) > self.max_prompts:
             self.spans, self.num_used, missing = {}, 1, set(prompts)
         if missing:
             self._learn(sorted(missing), device)
         starts, lengths = torch.tensor([self.spans[prompt] for prompt in prompts]).unbind(1)
-        tokens = torch.arange(int(lengths.max()))
+        tokens = torch.arange(-(-int(lengths.max()) // _LENGTH_STEP) * _LENGTH_STEP)
         mask = tokens < lengths[:, None]
         places = torch.where(mask, starts[:, None] + tokens, 0).to(device, non_blocking=True)
         return self.states[places].float(), mask.to(device, non_blocking=True)

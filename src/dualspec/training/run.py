@@ -56,6 +56,7 @@ def build_task(
     max_clips: int | None = None,
     pairs: Path | None = None,
     held_out: float = LoopConfig.held_out,
+    latents_folder: Path | None = None,
 ) -> Task:
     """Load the clips and build the task of a recipe.
 
@@ -70,6 +71,7 @@ def build_task(
         pairs: list of the clips and their directions (`dualspec prepare --select`); without it every clip is taken, and
             its direction drawn at each visit.
         held_out: share of the training recordings that validates; 0: the test split does.
+        latents_folder: where kept latents outlive the process (diffusion only); in memory alone if None.
 
     Raises:
         FileNotFoundError: a VAE that the variant needs has not been trained.
@@ -104,7 +106,8 @@ def build_task(
                 f"no weights of {part}, which {config.variant.variant} needs: train it first, or name its folder"
             )
         vaes[part], _ = load_module(vae_folders[part], {"VaeConfig": VaeConfig}, SpectrogramVae)
-    return DiffusionTask(config, source, judged, vaes, build_text_encoder(config.variant.text_encoder, device))
+    text_encoder = build_text_encoder(config.variant.text_encoder, device)
+    return DiffusionTask(config, source, judged, vaes, text_encoder, latents_folder)
 
 
 def warm_start(task: Task, folder: Path) -> bool:
