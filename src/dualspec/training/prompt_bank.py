@@ -29,7 +29,7 @@ class PromptBank:
 
     @torch.no_grad()
     def encode(self, prompts: list[str], device: torch.device | str) -> tuple[Tensor, Tensor]:
-        """Return states (B, L, D) and mask (B, L) on the device, padded so that a compiled network meets few lengths."""
+        """Return states (B, L, D) and mask (B, L) on the device, padded to few lengths for compiled networks."""
         missing = {prompt for prompt in prompts if prompt not in self.spans}
         if len(self.spans) + len(missing) > self.max_prompts:
             self.spans, self.num_used, missing = {}, 1, set(prompts)
