@@ -185,7 +185,7 @@ class BinauralSource:
         return len(self.bank) if self.pairs is None else len(self.pairs)
 
     def weigh_directions(self, weights: Sequence[int]) -> None:
-        """Draw each direction as often as its weight (A,), a whole number of 1 or more, says; equal ones draw evenly."""
+        """Draw each direction as often as its weight (A,), a whole number of 1 or more, says."""
         counts = torch.tensor(weights) // math.gcd(*weights)
         self.drawn_from = torch.arange(len(self.azimuths_deg)).repeat_interleave(counts)
 
