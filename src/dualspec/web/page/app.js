@@ -307,7 +307,7 @@ async function showPlaced(answer, file) {
 const dial = new Dial($("dial"), (degrees) => info && showDirection(degrees));
 
 function changeStyle() {
-  dial.step = { doa: 1, general: 30 }[style()] ?? 360 / info.directions.length;
+  dial.step = { doa: 1, general: 30 }[style()] ?? 360 / (info?.directions.length ?? 12);
   $("own").hidden = style() !== "own";
   $("dial").classList.toggle("idle", style() === "own");
   dial.turn(dial.azimuth);
