@@ -141,12 +141,14 @@ def write_sofa(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     from dualspec.audio.hrir import spherical_head
 
-    def write(*, swap_ears: bool = False, convention: str = "SimpleFreeFieldHRIR") -> Path:
-        head = spherical_head(num_directions=12, num_taps=64)
+    def write(*, swap_ears: bool = False, convention: str = "SimpleFreeFieldHRIR", num_directions: int = 12) -> Path:
+        head = spherical_head(num_directions=num_directions, num_taps=64)
         responses = head.impulse_responses.double().numpy()
         sofa = sofar.Sofa(convention)
         if convention == "SimpleFreeFieldHRIR":
-            sofa.SourcePosition = np.c_[head.azimuths_deg.numpy(), np.zeros(12), np.full(12, 1.5)]
+            sofa.SourcePosition = np.c_[
+                head.azimuths_deg.numpy(), np.zeros(num_directions), np.full(num_directions, 1.5)
+            ]
             sofa.Data_IR = responses[:, ::-1] if swap_ears else responses
             sofa.Data_SamplingRate, sofa.Data_Delay = 16_000, np.zeros((1, 2))
         path = tmp_path_factory.mktemp("heads") / "sphere.sofa"

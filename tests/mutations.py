@@ -36,6 +36,13 @@ MUTANTS = (
         "text/test_location_words.py",
     ),
     Mutant(
+        "each style of words has a third of the visits",
+        "text/lexicon.py",
+        "        tuple(common // count if index * count % num_azimuths == 0 else 0 for count in counts)",
+        "        tuple(1 if index * count % num_azimuths == 0 else 0 for count in counts)",
+        "text/test_prompts.py training/test_visits.py",
+    ),
+    Mutant(
         "the ears are not swapped in a head",
         "audio/hrir.py",
         "            return self.impulse_responses[self._nearest(angles, tolerance_deg)]",

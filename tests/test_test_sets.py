@@ -19,7 +19,13 @@ from dualspec.audio.waveform import read_waveform, write_waveform
 from dualspec.cli import app
 from dualspec.evaluation.efficientat import EfficientAt
 from dualspec.hearing.localizer import Localizer, LocalizerConfig
-from dualspec.prompt_lists import event_rows, plan_manifest_clips, read_manifest_prompts, standard_test_set
+from dualspec.prompt_lists import (
+    event_rows,
+    plan_manifest_clips,
+    read_manifest_prompts,
+    standard_test_set,
+    write_prompt_list,
+)
 from dualspec.training.weights import save_weights
 
 
@@ -80,6 +86,21 @@ def test_a_test_set_is_balanced_and_the_same_in_every_wording(corpus: Path) -> N
         standard_test_set(corpus, 1, styles=["doa"], split="valid")
 
 
+def test_a_finer_test_set_is_balanced_and_says_each_direction_as_it_can(corpus: Path, tmp_path: Path) -> None:
+    rows = standard_test_set(corpus, 144, styles=["doa", "clock", "general"], num_azimuths=72)
+    assert set(Counter(row.azimuth_deg for row in rows).values()) == {2} and len({row.file for row in rows}) == 144
+    write_prompt_list(tmp_path / "list.jsonl", rows)
+    for row, parsed in read_manifest_prompts(tmp_path / "list.jsonl"):
+        assert parsed.azimuth is not None and row.azimuth_deg == parsed.azimuth.azimuth_deg, row.prompt
+        assert parsed.azimuth.style == row.style
+    assert {row.style for row in rows} == {"doa", "clock", "general"}
+    assert {row.style for row in rows if row.azimuth_deg is not None and row.azimuth_deg % 15} == {"doa"}
+    with pytest.raises(
+        ValueError, match=r"styles must have words for all 36 azimuths, got clock without .* 10 degrees"
+    ):
+        standard_test_set(corpus, 24, styles=["clock"], num_azimuths=36)
+
+
 def test_lists_are_read_strictly(tmp_path: Path) -> None:
     path = tmp_path / "list.jsonl"
     words = "EVENT: Dog & LOCATION: DOA 90"
@@ -113,6 +134,9 @@ def test_events_make_a_list_or_plain_lines(tmp_path: Path) -> None:
     assert (
         rows == event_rows(["church bells"], ["doa", "clock", "general"]) and rows[3].file == "church-bells-doa^30.wav"
     )
+    assert f"{72 + 24 + 12} prompts" in done("prompts", "rain", "-o", tmp_path / "fine.jsonl", "--azimuths", 72)
+    fine = [row for row, _ in read_manifest_prompts(tmp_path / "fine.jsonl")]
+    assert fine[5].file == "rain-doa^15.wav" and fine[6].prompt == "EVENT: Rain & LOCATION: half past eleven direction"
     done("prompts", "church bells", "-o", tmp_path / "list.txt", "--styles", "doa")
     assert (tmp_path / "list.txt").read_text().splitlines()[3] == "EVENT: Church bells & LOCATION: DOA 90"
     for words, match in (

@@ -8,10 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from dualspec.config import load_json, save_json
+from dualspec.config import from_dict, load_json, save_json
 from dualspec.files import read_json, write_text_atomic
 from dualspec.hearing.proof import HeadCues
-from dualspec.training.weights_folder import read_hashes, read_notes
+from dualspec.text.location_words import LocationWords
+from dualspec.training.weights_folder import read_document, read_hashes, read_notes
 
 INDEX_NAME = "model_index.json"
 HEAD_NAME = "head.json"
@@ -63,6 +64,17 @@ def read_index(folder: Path) -> list[str]:
     ):
         raise ValueError(f"{path} must be the index of a dualspec model, got another format; restore the folder")
     return [str(part) for part in index["parts"]]
+
+
+def trained_words(denoiser: Path) -> LocationWords:
+    """Return the words for directions that a denoiser's weights folder was trained on; older ones had the defaults.
+
+    Raises:
+        FileNotFoundError: there are no such weights.
+        ValueError: their settings are damaged.
+    """
+    words = read_document(denoiser)["config"].get("location_words", {})
+    return from_dict(LocationWords, words, where=f"{denoiser}: location_words")
 
 
 def read_head(folder: Path) -> HeadCues | None:

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dualspec.audio.azimuth import NUM_SECTORS, azimuth_name, check_azimuth_deg, circular_error_deg, class_azimuth_deg
+from dualspec.audio.azimuth import NUM_SECTORS, azimuth_name, check_azimuth_deg, circular_error_deg, sector_grid_deg
 from dualspec.data.manifest import Split, json_lines
 from dualspec.data.selection import draw_pairs, split_rows
 from dualspec.files import parse_json, read_json, write_text_atomic
-from dualspec.text.lexicon import LexiconSplit, LocationStyle
+from dualspec.text.lexicon import LexiconSplit, LocationStyle, num_directions
 from dualspec.text.prompts import ParsedPrompt, blank_location, draw_location_style, parse_prompt, prompt_for
 
 AUDIO_SUFFIXES = (".wav", ".flac")
@@ -256,22 +256,39 @@ def check_records(files: Iterable[Path]) -> None:
 
 
 def event_rows(
-    events: Sequence[str], styles: Sequence[LocationStyle], *, seed: int = 0, wording: LexiconSplit = "train"
+    events: Sequence[str],
+    styles: Sequence[LocationStyle],
+    *,
+    seed: int = 0,
+    wording: LexiconSplit = "train",
+    num_azimuths: int = NUM_SECTORS,
 ) -> list[PromptRow]:
-    """List every event at every one of the 12 azimuths in every style."""
+    """List every event at every azimuth of an even grid in every style that has words for it."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
     rows: list[PromptRow] = []
     for event in events:
-        for sector in range(NUM_SECTORS):
-            for style in styles:
-                azimuth_deg = float(class_azimuth_deg(sector))
-                prompt = prompt_for(event, azimuth_deg, style, generator=generator, split=wording)
-                file = f"{re.sub('[^a-z0-9]+', '-', event.lower()).strip('-')}-{style}^{azimuth_deg:.0f}.wav"
+        for azimuth_deg, speaking in _styles_by_azimuth(styles, num_azimuths):
+            for style in speaking:
+                words: dict[str, Any] = {"split": wording, "num_azimuths": num_azimuths}
+                prompt = prompt_for(event, azimuth_deg, style, generator=generator, **words)
+                file = f"{re.sub('[^a-z0-9]+', '-', event.lower()).strip('-')}-{style}^{azimuth_deg:g}.wav"
                 facts: dict[str, Any] = {"azimuth_deg": azimuth_deg, "style": style, "label": event}
                 rows.append(PromptRow(file=file, prompt=prompt, seed=len(rows), **facts))
     return rows
+
+
+def _styles_by_azimuth(styles: Sequence[LocationStyle], num_azimuths: int) -> list[tuple[float, list[LocationStyle]]]:
+    """List the azimuths of an even grid, degrees, each with those of the styles that have words for it.
+
+    Raises:
+        ValueError: a style is unknown.
+    """
+    named = {style: sector_grid_deg(num_directions(style, num_azimuths)) for style in styles}
+    return [
+        (azimuth, [style for style in styles if azimuth in named[style]]) for azimuth in sector_grid_deg(num_azimuths)
+    ]
 
 
 def standard_test_set(
@@ -282,26 +299,33 @@ def standard_test_set(
     seed: int = 0,
     split: Split = "test",
     wording: LexiconSplit = "train",
+    num_azimuths: int = NUM_SECTORS,
 ) -> list[PromptRow]:
     """Draw a test set: held-out clips at azimuths, each prompt in one style. Paper sections V-C and V-D.
 
     The draw of clips and azimuths does not depend on the styles, so sets of one seed hold the same sounds in every
     wording (Table III); `dualspec prepare --test` lists the same. Azimuths are balanced; no clip stands twice at one
-    azimuth; each prompt draws one of the styles, and its general phrases are those seen in training or the others
-    (`wording`). The paper has 5,000 clips.
+    azimuth; each prompt draws one of the styles that have words for its azimuth, and its general phrases are those seen
+    in training or the others (`wording`). The paper has 5,000 clips at 12 azimuths.
 
     Raises:
-        ValueError: the split holds fewer than `num` / 12 clips.
+        ValueError: the split holds fewer than `num` / `num_azimuths` clips, or no style has words for some azimuth.
     """
     import torch
 
-    clips, words = split_rows(manifest_dir, split), torch.Generator().manual_seed(seed)
-    rows = []
-    for index, (place, sector) in enumerate(draw_pairs(len(clips), num, seed=seed)):
-        clip, azimuth_deg = clips[place], float(class_azimuth_deg(sector))
-        style = draw_location_style(words, styles)
-        prompt = prompt_for(clip.labels[0], azimuth_deg, style, generator=words, split=wording)
-        file = f"{clip.id.replace('/', '-')}^{azimuth_deg:.0f}.wav"
+    clips, generator = split_rows(manifest_dir, split), torch.Generator().manual_seed(seed)
+    places, rows = _styles_by_azimuth(styles, num_azimuths), []
+    if mute := [f"{azimuth:g}" for azimuth, speaking in places if not speaking]:
+        raise ValueError(
+            f"styles must have words for all {num_azimuths} azimuths, got {', '.join(styles)} without any for "
+            f"{mute[0]} degrees; add doa, or take fewer azimuths"
+        )
+    for index, (clip_index, direction) in enumerate(draw_pairs(len(clips), num, seed=seed, num_azimuths=num_azimuths)):
+        clip, (azimuth_deg, speaking) = clips[clip_index], places[direction]
+        style = draw_location_style(generator, speaking)
+        words: dict[str, Any] = {"split": wording, "num_azimuths": num_azimuths}
+        prompt = prompt_for(clip.labels[0], azimuth_deg, style, generator=generator, **words)
+        file = f"{clip.id.replace('/', '-')}^{azimuth_deg:g}.wav"
         facts: dict[str, Any] = {"azimuth_deg": azimuth_deg, "style": style, "label": clip.labels[0]}
         rows.append(PromptRow(file=file, prompt=prompt, seed=index, recording=clip.id, **facts))
     return rows

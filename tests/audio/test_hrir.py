@@ -11,6 +11,7 @@ import torch
 
 from dualspec.audio.azimuth import LEFT, RIGHT
 from dualspec.audio.hrir import HrirSet, check_convention, load_sofa, spherical_head
+from dualspec.hearing.cues import target_cues
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,25 @@ def test_interpolated_real_head_is_near_the_measured_one(shared_data: Path) -> N
     error = coarse.at(head.azimuths_deg, method="interpolate") - head.impulse_responses
     snr_db = 10 * torch.log10(head.impulse_responses.square().sum(-1) / error.square().sum(-1).clamp_min(1e-12))
     assert float(snr_db.median()) > 25.0 and float(snr_db.min()) > 10.0
+
+
+@pytest.mark.parametrize(("name", "slack_db"), [("fabian", 0.02), ("hutubs_pp91", 0.5)])
+def test_directions_between_those_of_a_real_head_have_cues_between_theirs(
+    shared_data: Path, name: str, slack_db: float
+) -> None:
+    """The 36 odd multiples of 5 degrees on heads measured every 2 and every 10 degrees; ILD may leave the range a bit.
+
+    Blended far ears lose a little of what does not fit together, the more the wider the gap.
+    """
+    head = load_sofa(shared_data / "hrir" / f"{name}.sofa")
+    between, stored = [5.0 + 10.0 * index for index in range(36)], head.azimuths_deg
+    above = torch.searchsorted(stored, torch.tensor(between, dtype=torch.float64)) % len(stored)
+    own = target_cues(head, between, method="interpolate")
+    sides = [target_cues(head, stored[rows]) for rows in (above - 1, above)]
+    for cue, slack in (("itd_us", 1e-6), ("ild_db", slack_db)):
+        values, one, other = (getattr(cues, cue) for cues in (own, *sides))
+        outside = torch.maximum(torch.minimum(one, other) - values, values - torch.maximum(one, other))
+        assert float(outside.max()) < slack, (cue, between[int(outside.argmax())])
 
 
 def test_interpolation_refuses_wide_gaps(sphere: HrirSet) -> None:

@@ -40,6 +40,18 @@ def test_what_lies_between_the_sectors_belongs_to_the_nearest():
     assert result["azimuth_accuracy"] == 0.5 and result["azimuth_mae_deg"] == 15 and result["expectation_mae_deg"] == 0
 
 
+def test_what_is_heard_in_the_nearest_sector_is_never_called_wrong():
+    """Each direction of 72, heard by a localizer of 12 sectors as well as it can: a border belongs to both."""
+    asked = degrees(*sector_grid_deg(72))
+    for heard in (30 * ((asked + 14.9) // 30) % 360, 30 * ((asked + 15) // 30) % 360, asked):
+        assert evaluate(asked, heard, heard)["azimuth_accuracy"] == 1.0
+        counts = confusion_matrix(asked, heard)
+        assert int(counts.sum()) == int(counts.diagonal().sum()) == 72
+    neighbour = (30 * ((asked + 15) // 30) + 30) % 360
+    assert evaluate(asked, neighbour, neighbour)["azimuth_accuracy"] == 0.0
+    assert evaluate(degrees(20), degrees(10), degrees(10))["azimuth_accuracy"] == 1.0, "a judge that hears to 10"
+
+
 def test_evaluate_by_hand():
     """One right, one to the neighbour, one mirrored; the expectation of an even split of 0 and 30 is 15."""
     logits = torch.full((3, 12), -100.0)

@@ -266,7 +266,17 @@ def test_hours_and_half_hours_follow_the_clock_face(hour):
     for text in (f"{hour}:30", f"half past {hour}", f"half past {word}", f"{word} thirty", f"{hour}:30 o'clock"):
         assert parse_location(text).azimuth_deg == (whole - 15) % 360, text
     following = hour % 12 + 1
-    assert parse_location(f"between {hour} and {following} o'clock").azimuth_deg == (whole - 15) % 360
+    half_hour = (
+        f"half past {word} direction", f"in the half past {hour} direction", f"half past {word} o'clock",
+        f"half-past {hour} o'clock direction", f"{hour}:30 direction", f"{hour}.30 o'clock",
+        f"between {hour} and {following} o'clock", f"halfway between {hour} and {following} o'clock",
+        f"half way between {word} and {HOURS[following - 1]} o'clock",
+        f"midway between {hour} o'clock and {following} o'clock",
+    )  # fmt: skip
+    for text in half_hour:
+        assert parse_location(text).azimuth_deg == (whole - 15) % 360, text
+        free = parse_prompt(f"a dog barking {text}" if " direction" not in text else f"a dog barking, {text}")
+        assert (free.event, free.azimuth.azimuth_deg) == ("a dog barking", (whole - 15) % 360), text
 
 
 @pytest.mark.parametrize(

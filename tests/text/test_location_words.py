@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dualspec.audio.azimuth import azimuth_class, circular_error_deg, sector_grid_deg
-from dualspec.text.lexicon import LOCATION_STYLES, general_phrases
+from dualspec.text.lexicon import LOCATION_STYLES, Lexicon, LocationStyle, general_phrases
 from dualspec.text.location_words import LocationWords
 from dualspec.text.prompts import closed_prompts, describe_azimuth, format_prompt, parse_prompt
 
@@ -58,6 +58,55 @@ def test_free_words_become_the_template(prompt: str, read: str) -> None:
     assert WORDS.read(prompt) == read
     assert WORDS.read(prompt, "typed") == prompt
     assert WORDS.read(read) == read
+
+
+@pytest.mark.parametrize("lexicon", ["distinct", "wide", "rich"])
+def test_a_model_of_72_azimuths_knows_its_own_words(lexicon: Lexicon) -> None:
+    words = LocationWords(num_azimuths=72, lexicon=lexicon)
+    prompts = closed_prompts(["dog bark"], lexicon=lexicon, num_azimuths=72)
+    assert [words.read(prompt) for prompt in prompts] == prompts
+    assert {direction(prompt) for prompt in prompts} == set(sector_grid_deg(72))
+
+
+@pytest.mark.parametrize(
+    ("location", "fine", "coarse"),
+    [
+        ("DOA 25", "DOA 25", "DOA 30"),
+        ("DOA 22", "DOA 20", "DOA 30"),
+        ("DOA 358", "DOA 0", "DOA 0"),
+        ("half past two direction", "half past two direction", "DOA 300"),
+        ("3 o'clock direction", "3 o'clock direction", "3 o'clock direction"),
+        ("half past 2", "DOA 285", "DOA 300"),
+        ("2:30 o'clock", "DOA 285", "DOA 300"),
+        ("halfway between 2 and 3 o'clock", "DOA 285", "DOA 300"),
+        ("over my left shoulder", "DOA 135", "DOA 150"),
+        ("to the left", "DOA 90", "DOA 90"),
+        ("directly to the left", "directly to the left", "directly to the left"),
+    ],
+)
+def test_what_is_read_depends_on_the_directions_of_training(location: str, fine: str, coarse: str) -> None:
+    prompt = f"EVENT: Rain & LOCATION: {location}"
+    assert LocationWords(num_azimuths=72).read(prompt) == f"EVENT: Rain & LOCATION: {fine}"
+    assert WORDS.read(prompt) == f"EVENT: Rain & LOCATION: {coarse}"
+
+
+@pytest.mark.parametrize(
+    ("num_azimuths", "style", "azimuth", "named"),
+    [
+        (12, "clock", 45.0, "10 o'clock direction"),
+        (72, "clock", 45.0, "half past ten direction"),
+        (36, "clock", 50.0, "10 o'clock direction"),
+        (72, "doa", 45.0, "DOA 45"),
+        (72, "general", 45.0, "left, slightly toward the front"),
+    ],
+)
+def test_an_azimuth_is_said_in_the_words_of_the_model(
+    num_azimuths: int, style: LocationStyle, azimuth: float, named: str
+) -> None:
+    words = LocationWords(num_azimuths=num_azimuths)
+    prompt = words.prompt_for("dog bark", azimuth, style)
+    assert prompt == f"EVENT: Dog bark & LOCATION: {named}" and words.describe(azimuth, style) == named
+    assert direction(prompt) == words.nearest(azimuth, style)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ import csv
 import pytest
 import torch
 
+from dualspec.audio.azimuth import sector_grid_deg
 from dualspec.text.direction_words import SIDE_AZIMUTH_DEG
-from dualspec.text.lexicon import LOCATION_STYLES, general_phrases
+from dualspec.text.lexicon import LOCATION_STYLES, general_phrases, location_weights, num_directions
 from dualspec.text.location_parser import parse_location
 from dualspec.text.prompts import (
     MAX_PROMPT_CHARS,
@@ -52,12 +53,12 @@ def test_clock_hours_are_those_of_the_demo_page(azimuth, hour):
     assert parse_location(f"{hour} o'clock").azimuth_deg == azimuth
 
 
-@pytest.mark.parametrize("lexicon", ["distinct", "wide"])
+@pytest.mark.parametrize("lexicon", ["distinct", "wide", "rich"])
 @pytest.mark.parametrize("split", ["train", "heldout", "all"])
 @pytest.mark.parametrize("sector", SECTORS)
 def test_every_phrase_reads_back_as_its_sector(sector, split, lexicon):
     phrases = general_phrases(sector, split=split, lexicon=lexicon)
-    more = 5 if lexicon == "wide" and split != "heldout" else 0
+    more = {"distinct": 0, "wide": 5, "rich": 8}[lexicon] if split != "heldout" else 0
     assert len(phrases) >= {"train": 4, "heldout": 2, "all": 6}[split] + more
     for phrase in phrases:
         assert parse_location(phrase).azimuth_deg == 30 * sector
@@ -74,7 +75,7 @@ def test_prompt_for_reads_back(azimuth, style):
     assert (parsed.event, parsed.azimuth.azimuth_deg, parsed.azimuth.style) == ("Car horn", azimuth, style)
 
 
-@pytest.mark.parametrize("lexicon", ["distinct", "wide"])
+@pytest.mark.parametrize("lexicon", ["distinct", "wide", "rich"])
 def test_no_phrase_serves_two_sectors_and_heldout_is_held_out(lexicon):
     def listed(split, lexicon=lexicon):
         return [phrase for sector in SECTORS for phrase in general_phrases(sector, split=split, lexicon=lexicon)]
@@ -86,11 +87,18 @@ def test_no_phrase_serves_two_sectors_and_heldout_is_held_out(lexicon):
     assert set(listed("train", "distinct")) <= set(listed("train"))
 
 
+@pytest.mark.parametrize("sector", SECTORS)
+def test_rich_holds_wide_and_at_least_30_percent_more(sector):
+    wide, rich = (general_phrases(sector, lexicon=lexicon) for lexicon in ("wide", "rich"))
+    assert rich[: len(wide)] == wide and len(rich) >= 1.3 * len(wide)
+    assert len(set(rich)) == len(rich)
+
+
 def test_left_and_right_are_worded_alike():
     swap = str.maketrans({"\0": "right"})
     for sector in range(1, 6):
-        mirrored = general_phrases(12 - sector, split="all", lexicon="wide")
-        phrases = general_phrases(sector, split="all", lexicon="wide")
+        mirrored = general_phrases(12 - sector, split="all", lexicon="rich")
+        phrases = general_phrases(sector, split="all", lexicon="rich")
         assert tuple(phrase.replace("left", "\0").translate(swap) for phrase in phrases) == mirrored
 
 
@@ -124,6 +132,37 @@ def test_draws_are_the_generators_alone():
 @pytest.mark.parametrize(("azimuth", "words"), [(44, "DOA 44"), (0.4, "DOA 0"), (359.7, "DOA 0")])
 def test_doa_keeps_whole_degrees(azimuth, words):
     assert describe_azimuth(azimuth, "doa") == words
+
+
+def test_each_direction_of_72_reads_back_in_the_styles_that_can_name_it():
+    named = {style: sector_grid_deg(num_directions(style, 72)) for style in LOCATION_STYLES}
+    assert {style: len(azimuths) for style, azimuths in named.items()} == {"doa": 72, "clock": 24, "general": 12}
+    for style, azimuths in named.items():
+        words = [describe_azimuth(azimuth, style, num_azimuths=72) for azimuth in azimuths]
+        assert len(set(words)) == len(words)
+        for azimuth, location in zip(azimuths, words, strict=True):
+            parsed = parse_prompt(format_prompt("dog", location))
+            assert (parsed.azimuth.azimuth_deg, parsed.azimuth.style) == (azimuth, style)
+            free = parse_prompt(f"a dog barking {location}")
+            assert (free.event, free.azimuth.azimuth_deg) == ("a dog barking", azimuth)
+    assert describe_azimuth(285, "clock", num_azimuths=72) == "half past two direction"
+    assert describe_azimuth(345, "clock", num_azimuths=72) == "half past twelve direction"
+    assert describe_azimuth(283, "clock", num_azimuths=72) == "half past two direction"
+    assert describe_azimuth(25, "general", num_azimuths=72) == general_phrases(1)[0]
+
+
+@pytest.mark.parametrize("num_azimuths", [1, 7, 12, 16, 24, 36, 72, 360])
+def test_styles_are_equally_frequent_and_so_are_the_directions_of_each(num_azimuths):
+    weights = location_weights(num_azimuths)
+    assert len(weights) == num_azimuths
+    for index, style in enumerate(LOCATION_STYLES):
+        own = [row[index] for row in weights]
+        spoken = sector_grid_deg(num_directions(style, num_azimuths))
+        assert sum(own) == sum(row[0] for row in weights), "a third of all"
+        assert set(own) - {0} == {max(own)}, "its directions are equally likely"
+        grid = sector_grid_deg(num_azimuths)
+        assert tuple(azimuth for azimuth, weight in zip(grid, own, strict=True) if weight) == spoken
+    assert num_azimuths != 12 or weights == [(1, 1, 1)] * 12
 
 
 def test_clock_and_general_name_the_nearest_sector():
@@ -161,6 +200,8 @@ def test_closed_prompts_hold_everything_that_prompt_for_writes():
         for _ in range(8)
     }
     assert drawn <= set(prompts)
+    fine = closed_prompts(["dog"], lexicon="rich", num_azimuths=72)
+    assert len(fine) == 72 + 24 + sum(len(general_phrases(sector, lexicon="rich")) for sector in SECTORS)
     assert closed_prompts(["dog"], ["clock"])[:2] == [prompt_for("dog", 0, "clock"), prompt_for("dog", 30, "clock")]
 
 

@@ -40,10 +40,16 @@ def build(corpus, head, vaes, room, *settings, latents_folder=None):
 
 
 @pytest.mark.parametrize(
-    ("room", "speeds"), [("dualspec", "[1.0]"), ("dualspec_p", "[1.0]"), ("dualspec", "[0.9,1.0,1.2]")]
+    ("room", "setting"),
+    [
+        ("dualspec", "speeds=[1.0]"),
+        ("dualspec_p", "speeds=[1.0]"),
+        ("dualspec", "speeds=[0.9,1.0,1.2]"),
+        ("dualspec", "num_azimuths=72"),
+    ],
 )
-def test_kept_latents_are_those_of_each_visit(corpus, head, vaes, room, speeds):
-    settings = f"task.render.speeds={speeds}"
+def test_kept_latents_are_those_of_each_visit(corpus, head, vaes, room, setting):
+    settings = f"task.render.{setting}"
     fresh, kept = (build(corpus, head, vaes, room, f"task.keep_latents={keep}", settings) for keep in ("false", "true"))
     indices = torch.tensor([0, 3, 1])
     for step in (0, 1, 0):

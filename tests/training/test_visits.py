@@ -18,6 +18,7 @@ from dualspec.diffusion.variant import VariantConfig
 from dualspec.latents.vae import SpectrogramVae
 from dualspec.recipes import VAE_ROOMS, get_recipe, vae_configs
 from dualspec.text.encoder import HashTextEncoder, TextEncoderConfig, build_text_encoder
+from dualspec.text.lexicon import LOCATION_STYLES
 from dualspec.text.location_words import LocationWords
 from dualspec.text.prompts import parse_prompt
 from dualspec.training.diffusion_task import DiffusionTask, DiffusionTaskConfig
@@ -245,6 +246,74 @@ def test_each_visit_draws_style_label_and_direction_evenly(task: DiffusionTask) 
         assert chi_square < 35, counts  # 11 degrees of freedom exceed it once in 4,000 draws; the draw is fixed
     both = Counter((one.event, one.azimuth.style) for one in parsed if one.azimuth is not None)
     assert len(both) == 9 and max(both.values()) < 1.3 * min(both.values()), "label and style do not hang together"
+
+
+def test_twelve_directions_are_drawn_as_ever(task: DiffusionTask) -> None:
+    """One whole number below 12 for the direction, one below 3 for the style: models of before are made again."""
+    indices = torch.arange(12)
+    for number in range(20):
+        random, plain = step(number, 12), step(number, 12)
+        directions, _ = task.source.draw_directions(indices, random)
+        assert torch.equal(directions, plain.integers(12))
+        prompts = task._write_prompts(task.source, indices, directions, random)
+        for prompt, generator in zip(prompts, plain.row_generators(), strict=True):
+            torch.randint(3, (1,), generator=generator)  # of three labels
+            azimuth = parse_prompt(prompt).azimuth
+            assert azimuth is not None
+            assert azimuth.style == LOCATION_STYLES[int(torch.randint(3, (1,), generator=generator))]
+
+
+@pytest.fixture(scope="module")
+def fine_task(task: DiffusionTask, head: Any) -> DiffusionTask:
+    config = replace(task.config, render=replace(task.config.render, num_azimuths=72), lexicon="rich")
+    source = BinauralSource(long_bank(12), head, config.render)
+    vaes = dict(zip(config.variant.parts, task.vaes, strict=True))
+    return DiffusionTask(config, source, source, vaes, build_text_encoder(config.variant.text_encoder))
+
+
+def test_of_72_directions_each_style_has_a_third_and_names_its_own_evenly(fine_task: DiffusionTask) -> None:
+    counts: dict[str, Counter[float]] = {style: Counter() for style in LOCATION_STYLES}
+    for number in range(1000):
+        random = step(number, 12)
+        directions, _ = fine_task.source.draw_directions(torch.arange(12), random)
+        prompts = fine_task._write_prompts(fine_task.source, torch.arange(12), directions, random)
+        for prompt, azimuth_deg in zip(prompts, fine_task.source.azimuths_deg[directions].tolist(), strict=True):
+            azimuth = parse_prompt(prompt).azimuth
+            assert azimuth is not None and azimuth.azimuth_deg == azimuth_deg, "the words say where it is heard"
+            counts[azimuth.style][azimuth_deg] += 1
+    assert {style: len(own) for style, own in counts.items()} == {"doa": 72, "clock": 24, "general": 12}
+    for own in ({style: sum(own.values()) for style, own in counts.items()}, *counts.values()):
+        share = sum(own.values()) / len(own)
+        chi_square = sum((count - share) ** 2 / share for count in own.values())
+        freedom = len(own) - 1
+        assert chi_square < freedom + 4 * (2 * freedom) ** 0.5, own
+
+
+def test_the_words_of_72_directions_are_a_function_of_seed_and_step(fine_task: DiffusionTask) -> None:
+    whole = words(fine_task, 5)
+    assert words(fine_task, 5, slice(0, 5)) + words(fine_task, 5, slice(5, 12)) == whole
+    assert words(fine_task, 6) != whole
+
+
+def test_where_a_list_fixes_the_directions_the_styles_that_can_name_one_are_alike(
+    fine_task: DiffusionTask, head: Any
+) -> None:
+    azimuths = (5.0, 15.0, 30.0)
+    pairs = [Pair(clip=str(index), azimuth_deg=azimuths[index % 3]) for index in range(12)]
+    render = fine_task.config.render
+    source = BinauralSource(long_bank(12), head, render, pairs)
+    vaes = dict(zip(fine_task.config.variant.parts, fine_task.vaes, strict=True))
+    encoder = build_text_encoder(fine_task.config.variant.text_encoder)
+    listed = DiffusionTask(fine_task.config, source, fine_task.held_out, vaes, encoder)
+    styles: dict[float, Counter[str]] = {azimuth: Counter() for azimuth in azimuths}
+    for number in range(100):
+        for prompt in words(listed, number):
+            azimuth = parse_prompt(prompt).azimuth
+            assert azimuth is not None
+            styles[azimuth.azimuth_deg][azimuth.style] += 1
+    assert [set(styles[azimuth]) for azimuth in azimuths] == [{"doa"}, {"doa", "clock"}, set(LOCATION_STYLES)]
+    for own in styles.values():
+        assert max(own.values()) < 1.3 * min(own.values()), own
 
 
 def test_kept_prompts_are_what_the_encoder_says_whatever_was_asked_before() -> None:

@@ -53,7 +53,7 @@ class FakeStudio:
             for azimuth in sector_grid_deg()
         ]
         defaults = {"num_inference_steps": 4, "guidance_scale": 3.0, "duration_s": 0.5}
-        named = {"variant": "dualspec", "judge": {"name": "fake"}, "moving_head": "sphere"}
+        named = {"variant": "dualspec", "judge": {"name": "fake"}, "moving_head": "sphere", "num_azimuths": 12}
         return named | {"directions": directions} | defaults
 
     def sampling(self, order: Any) -> SamplingConfig:

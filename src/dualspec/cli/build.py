@@ -276,7 +276,8 @@ class _Chain:
         if not sources.keys() >= {stage.part for stage in self.stages}:
             return  # stopped before there was a denoiser
         if not self.ledger.assembled or not self.model.exists():
-            head = read_head_cues(Path(hrir[0])) if len(hrir) == 1 and hrir[0] != "analytic" else None
+            one_head = len(hrir) == 1 and hrir[0] != "analytic"
+            head = read_head_cues(Path(hrir[0]), sources["denoiser"]) if one_head else None
             credits = credits_of(self.base, data)
             self.mend()
             with run_lock(self.folder):

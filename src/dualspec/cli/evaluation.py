@@ -29,6 +29,9 @@ def prompts(
     styles: Annotated[str, typer.Option(help="Location styles, by comma: doa, clock, general.")] = "doa,clock,general",
     seed: Annotated[int, typer.Option(min=0, help="Of the draw and of the wording of general descriptions.")] = 0,
     wording: Annotated[Literal["train", "heldout"], typer.Option(help="General words seen in training?")] = "train",
+    azimuths: Annotated[
+        int, typer.Option(min=1, max=360, help="Directions, evenly spaced from 0; each in the styles that can name it.")
+    ] = 12,
     data: Annotated[Path | None, typer.Option(help="Draw a test set from this prepared corpus, not EVENTS.")] = None,
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Part of --data.")] = "test",
     num: Annotated[int, typer.Option("-n", "--num", min=1, help="Clips of the test set; the paper has 5000.")] = 1000,
@@ -54,9 +57,10 @@ def prompts(
     chosen: Any = [style.strip() for style in styles.split(",")]
     with usage():
         if data is None:
-            rows = event_rows(events or [], chosen, seed=seed, wording=wording)
+            rows = event_rows(events or [], chosen, seed=seed, wording=wording, num_azimuths=azimuths)
         else:
-            rows = standard_test_set(data, num, styles=chosen, seed=seed, split=split, wording=wording)
+            draw: dict[str, Any] = {"seed": seed, "split": split, "wording": wording, "num_azimuths": azimuths}
+            rows = standard_test_set(data, num, styles=chosen, **draw)
     if data is None:
         if output.suffix == ".jsonl":
             write_prompt_list(output, rows)

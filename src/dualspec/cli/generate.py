@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -240,11 +240,9 @@ def _requests(said: SimpleNamespace) -> list[ClipRequest]:
         return _listed(said)
     if said.prompts is not None:
         chosen = read_prompt_file(said.prompts, allow_no_direction=said.allow_no_direction)
+    texts = [_template(said)] if by_event else said.prompt
     with usage():
         if said.prompts is None:
-            texts = (
-                [_template(said.event, said.azimuth, said.style, said.allow_no_direction)] if by_event else said.prompt
-            )
             chosen = [(text.strip(), check_prompt(text, allow_no_direction=said.allow_no_direction)) for text in texts]
         seeds = {"seed": said.seed, "per_prompt": said.num, "best_of": said.best_of}
         return plan_clips(chosen, said.output, **seeds, blank=said.blank_location)
@@ -265,22 +263,28 @@ def _listed(said: SimpleNamespace) -> list[ClipRequest]:
     ]
 
 
-def _template(event: str | None, azimuth: float | None, style: Any, allow_no_direction: bool) -> str:
-    from dualspec.audio.azimuth import azimuth_class, check_azimuth_deg, class_azimuth_deg
-    from dualspec.text.prompts import format_prompt, prompt_for
+def _template(said: SimpleNamespace) -> str:
+    """Write --event and --azimuth in the words of the model."""
+    from dualspec.audio.azimuth import check_azimuth_deg
+    from dualspec.bundle import embedded_bundle, trained_words
+    from dualspec.text.prompts import format_prompt
 
-    if event is None:
+    if said.event is None:
         refuse("--azimuth must come with --event, got no event; say what sounds")
-    if azimuth is None:
-        if allow_no_direction:
-            return format_prompt(event)
+    if said.azimuth is None:
+        if said.allow_no_direction:
+            with usage():
+                return format_prompt(said.event)
         refuse("--event must come with --azimuth, got no azimuth; say where it sounds, 270 is right")
-    azimuth = check_azimuth_deg(azimuth)
-    named = float(class_azimuth_deg(int(azimuth_class(azimuth))))
-    if style != "doa" and named != azimuth:
-        nearest = f"{named:g} for {azimuth:g}"
-        note(f"note: the words name the nearest of 12 directions, {nearest}; --style doa keeps trained degrees")
-    return prompt_for(event, azimuth, style)
+    with usage():
+        azimuth = check_azimuth_deg(said.azimuth)
+    words = trained_words((said.model or embedded_bundle()) / "denoiser")
+    named, num_named = words.nearest(azimuth, said.style), len(words.directions(said.style))
+    if said.style != "doa" and named != azimuth:
+        nearest = f"the nearest of {num_named} directions, {named:g} for {azimuth:g}"
+        note(f"note: the words name {nearest}; --style doa keeps trained degrees")
+    with usage():
+        return words.prompt_for(said.event, azimuth, said.style)
 
 
 def load_head(sofa: Path | None, sample_rate: int) -> Head | None:
@@ -313,7 +317,7 @@ def _judge(
         return load_judge(model)
     from dualspec.cli.models import read_head_cues
 
-    return load_judge(model, target=read_head_cues(target_head))
+    return load_judge(model, target=read_head_cues(target_head, model / "denoiser"))
 
 
 def _report(clip: WrittenClip) -> None:

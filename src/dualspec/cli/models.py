@@ -118,7 +118,7 @@ def assemble(
     from dualspec.model_folder import assemble as assemble_folder
 
     dtype = torch.float16 if export == "fp16" else torch.float32
-    head = read_head_cues(hrir) if hrir is not None else None
+    head = read_head_cues(hrir, sources["denoiser"]) if hrir is not None else None
     events = labels_of(data) if data is not None else []
     credits = credits_of(base, data)
     assemble_folder(output, sources, settings=settings or (), dtype=dtype, head=head, events=events, credits=credits)
@@ -161,13 +161,15 @@ def labels_of(data: Path) -> list[str]:
     return [label for label, _ in labels.most_common()]
 
 
-def read_head_cues(sofa: Path) -> HeadCues:
-    """Measure the cues of the head in a SOFA file."""
+def read_head_cues(sofa: Path, denoiser: Path) -> HeadCues:
+    """Measure the cues of the head in a SOFA file at the directions that a denoiser's weights were trained on."""
     from dualspec.audio.hrir import load_sofa
+    from dualspec.bundle import trained_words
     from dualspec.files import sha256_of
     from dualspec.hearing.proof import measure_head
 
-    return measure_head(load_sofa(sofa), sha256=sha256_of(sofa))
+    azimuths_deg = trained_words(denoiser).directions("doa")
+    return measure_head(load_sofa(sofa), sha256=sha256_of(sofa), azimuths_deg=azimuths_deg)
 
 
 def _as_json(recipe: Recipe, result: Account) -> dict[str, Any]:

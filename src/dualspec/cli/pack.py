@@ -66,6 +66,6 @@ def _prompts_with_all_words(labels: set[str]) -> list[str]:
     """Write prompts that hold every word of the closed ones of these labels: each label, and each direction."""
     from dualspec.text.prompts import closed_prompts, format_prompt
 
-    ours = closed_prompts(["sound"], lexicon="wide", split="all")
+    ours = closed_prompts(["sound"], lexicon="rich", split="all", num_azimuths=72)
     papers = closed_prompts(["sound"], lexicon="paper_like")
     return [*ours, *papers, *(format_prompt(label) for label in sorted(labels))]

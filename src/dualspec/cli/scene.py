@@ -65,7 +65,8 @@ def scene(
 
     folder = model if model is not None else embedded_bundle()
     config: VariantConfig = read_config(folder / "denoiser", {"VariantConfig": VariantConfig})
-    planned = plan_scene(read_scene(file), sound_s=config.num_samples / config.sample_rate)
+    sound_s = config.num_samples / config.sample_rate
+    planned = plan_scene(read_scene(file), sound_s=sound_s, words=config.location_words)
     if sofa is not None and not planned.is_moving:
         note("warning: --sofa has no effect, nothing moves in this scene")
     if plan:

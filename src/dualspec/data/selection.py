@@ -31,7 +31,7 @@ class Pair:
         check_azimuth_deg(self.azimuth_deg)
 
 
-def draw_pairs(num_clips: int, num: int, *, seed: int) -> list[tuple[int, int]]:
+def draw_pairs(num_clips: int, num: int, *, seed: int, num_azimuths: int = NUM_SECTORS) -> list[tuple[int, int]]:
     """Draw clips at azimuths, without a pair twice; a pure function of its arguments.
 
     Every clip is taken once before any is taken again, and the first pairs of a draw are those of a smaller one.
@@ -39,25 +39,26 @@ def draw_pairs(num_clips: int, num: int, *, seed: int) -> list[tuple[int, int]]:
 
     Args:
         num_clips: Clips to draw from.
-        num: Pairs wanted, at most 12 for each clip.
+        num: Pairs wanted, at most one for each clip and azimuth.
         seed: Seed of the draw.
+        num_azimuths: Azimuths, evenly spaced from 0.
 
     Returns:
-        Clip index and azimuth class of each pair.
+        Clip index and azimuth index of each pair.
 
     Paper section V-C.
     """
-    if not 1 <= num <= num_clips * NUM_SECTORS:
+    if not 1 <= num <= num_clips * num_azimuths:
         raise ValueError(
-            f"num must be 1 to {num_clips * NUM_SECTORS} with {num_clips} clips at {NUM_SECTORS} azimuths, got {num}; "
-            "take fewer"
+            f"num must be 1 to {num_clips * num_azimuths} with {num_clips} clips at {num_azimuths} azimuths, "
+            f"got {num}; take fewer"
         )
     import torch
 
     order = torch.randperm(num_clips, generator=torch.Generator().manual_seed(seed)).tolist()
     # Counting up through the azimuths meets no pair twice before their common multiple with the clips; then one on.
-    period = math.lcm(num_clips, NUM_SECTORS)
-    return [(order[index % num_clips], (index + index // period) % NUM_SECTORS) for index in range(num)]
+    period = math.lcm(num_clips, num_azimuths)
+    return [(order[index % num_clips], (index + index // period) % num_azimuths) for index in range(num)]
 
 
 def split_rows(manifest_dir: str | Path, split: Split) -> list[ManifestRow]:

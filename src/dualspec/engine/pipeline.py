@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dualspec.audio.delivery import samples_of_length
-from dualspec.bundle import embedded_bundle, read_index
+from dualspec.bundle import embedded_bundle, read_index, trained_words
 from dualspec.config import from_dict
 from dualspec.diffusion.objective import NoiseScheduleConfig
 from dualspec.diffusion.sampler import SamplerName, SamplingConfig
@@ -30,7 +30,7 @@ from dualspec.text.encoder_files import (
     minilm_package_folder,
     warn_truncated,
 )
-from dualspec.text.location_words import LocationWords, Reading
+from dualspec.text.location_words import Reading
 from dualspec.training.weights_folder import read_document
 
 PACKAGES = ("onnxruntime", "tokenizers")
@@ -107,8 +107,7 @@ class OnnxPipeline:
         self.sample_rate, self.config.num_samples = int(settings["sample_rate"]), int(settings["num_samples"])
         self.config.sampling = from_dict(SamplingConfig, settings["sampling"], where=f"{folder}: sampling")
         self._schedule = from_dict(NoiseScheduleConfig, settings["schedule"], where=f"{folder}: schedule")
-        words = settings.get("location_words", {})
-        self.config.location_words = from_dict(LocationWords, words, where=f"{folder}: location_words")
+        self.config.location_words = trained_words(folder / "denoiser")
         self._framing = Framing.of(stft)
         self._shape = tuple(settings["denoiser"]["latent_shape"])
         graphs, threads = Graphs(), self.num_threads

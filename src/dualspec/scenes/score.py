@@ -19,7 +19,8 @@ from dualspec.audio.movement import MAX_TURN_DEG, AzimuthPath, Waypoint
 from dualspec.config import from_dict
 from dualspec.files import read_json
 from dualspec.text.lexicon import LocationStyle
-from dualspec.text.prompts import format_prompt, parse_prompt, prompt_for
+from dualspec.text.location_words import LocationWords
+from dualspec.text.prompts import format_prompt, parse_prompt
 
 MAX_SCENE_S = 600.0
 MAX_EVENTS = 64
@@ -220,12 +221,13 @@ def scene_from(data: Any) -> Scene:
         raise ValueError(str(error).removeprefix("scene.")) from error
 
 
-def plan_scene(scene: Scene, *, sound_s: float) -> Plan:
+def plan_scene(scene: Scene, *, sound_s: float, words: LocationWords | None = None) -> Plan:
     """Work out which sounds a scene draws, and what becomes of them.
 
     Args:
         scene: what is asked for.
         sound_s: length of the model's own clips, seconds.
+        words: for directions, that the model was trained on; None: those of 12 directions.
 
     Raises:
         ValueError: it cannot be made; the message begins with the field.
@@ -233,7 +235,7 @@ def plan_scene(scene: Scene, *, sound_s: float) -> Plan:
     tracks = []
     for index, event in enumerate(scene.events):
         try:
-            tracks.append(_track(event, scene.seed + SEEDS_PER_EVENT * index, sound_s))
+            tracks.append(_track(event, scene.seed + SEEDS_PER_EVENT * index, sound_s, words or LocationWords()))
         except ValueError as error:
             raise ValueError(f"events[{index}].{error}") from error
     ends = [track.end_s for track in tracks]
@@ -252,7 +254,7 @@ def plan_scene(scene: Scene, *, sound_s: float) -> Plan:
     return plan
 
 
-def _track(event: Event, seed: int, sound_s: float) -> Track:
+def _track(event: Event, seed: int, sound_s: float, words: LocationWords) -> Track:
     length_s = sound_s if event.length_s is None else event.length_s
     if length_s > sound_s + 1e-9 and event.repeat is None:
         raise ValueError(
@@ -260,12 +262,12 @@ def _track(event: Event, seed: int, sound_s: float) -> Track:
             'it, or say how it goes on: "repeat": "same", or "anew" for a new sound each time'
         )
     if event.fade_in_s + event.fade_out_s > length_s:
-        words = f"the sound's {length_s:g} s, got {event.fade_in_s + event.fade_out_s:g}"
-        raise ValueError(f"fade_out_s must end with fade_in_s within {words}; shorten the fades")
+        limit = f"the sound's {length_s:g} s, got {event.fade_in_s + event.fade_out_s:g}"
+        raise ValueError(f"fade_out_s must end with fade_in_s within {limit}; shorten the fades")
     path = _path(event, length_s)
     # The model is asked for a moving sound in front, where both ears hear the same: its place is taken away again.
     asked_deg = 0.0 if event.is_moving else wrap_deg(event.azimuth_deg or 0.0)
-    prompt = prompt_for(event.text, asked_deg, event.location_style or "clock")
+    prompt = words.prompt_for(event.text, asked_deg, event.location_style or "clock")
     named = parse_prompt(prompt).azimuth
     assert named is not None, "we wrote the place ourselves"
     num_rounds = 1

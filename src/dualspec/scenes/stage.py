@@ -67,7 +67,7 @@ def mix_scene(
         ValueError: the scene cannot be made, or something moves and there is no head; the message begins with the
             field.
     """
-    plan = plan_scene(scene, sound_s=pipeline.max_duration_s)
+    plan = plan_scene(scene, sound_s=pipeline.max_duration_s, words=pipeline.config.location_words)
     if head is None and plan.is_moving:
         raise ValueError("head must be given where a sound moves, got none; load one, or compute spherical_head()")
     rate = pipeline.sample_rate

@@ -1,19 +1,25 @@
-"""The words for the 12 azimuth sectors: three location styles, three lexicons of general descriptions.
+"""The words for directions: three location styles, four lexicons of general descriptions of the 12 azimuth sectors.
 
 The paper gives one example of a general description and its demo page about a dozen, some of which serve two
 neighbouring sectors. `distinct` is our own table in which every phrase belongs to exactly one sector, `wide` the same
-with the words that people type most; `paper_like` keeps the ambiguous wording for the ablation.
+with the words that people type most, `rich` holds `wide` and half as many again; `paper_like` keeps the ambiguous
+wording for the ablation.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
+from dualspec.audio.azimuth import NUM_SECTORS
+
 LocationStyle = Literal["doa", "clock", "general"]
-Lexicon = Literal["distinct", "wide", "paper_like"]
+Lexicon = Literal["distinct", "wide", "rich", "paper_like"]
 LexiconSplit = Literal["train", "heldout", "all"]
 
 LOCATION_STYLES: tuple[LocationStyle, ...] = get_args(LocationStyle)
+HOUR_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_FINEST_GRIDS: dict[LocationStyle, int] = {"clock": 24, "general": NUM_SECTORS}
 
 # One phrase per template and sector. The first is the canonical one: it is what a prompt without a generator says.
 _FRONT_TRAIN = ("straight ahead", "directly in front", "dead ahead", "exactly in front")
@@ -133,6 +139,67 @@ _MORE = _ring(
     back=("behind me", "right behind you", "from behind", "at the rear", "straight behind me"),
 )
 
+# What `rich` trains beside `wide`.
+_STILL_MORE = _ring(
+    front=(
+        "directly ahead",
+        "right ahead",
+        "ahead of me",
+        "in front of the listener",
+        "right in front of me",
+        "straight in front of you",
+    ),
+    near_front=(
+        "in front of me and slightly to the {side}",
+        "ahead of me, a little {side}",
+        "slightly to the {side} of center",
+        "a little {side} of straight ahead",
+        "mostly ahead, slightly to the {side}",
+        "almost straight ahead, slightly to the {side}",
+        "in front of the listener, slightly to the {side}",
+    ),
+    side_front=(
+        "to my {side} and slightly in front",
+        "on the {side}, a little forward",
+        "mostly to the {side}, slightly in front",
+        "on your {side}, a little ahead of you",
+        "almost directly {side}, slightly ahead",
+        "to the {side} of the listener, slightly in front",
+    ),
+    side=("to the {side}", "on the {side}", "to my {side}", "on your {side}", "off to the {side}", "from my {side}"),
+    side_back=(
+        "to my {side} and slightly behind",
+        "on the {side}, a little behind",
+        "mostly to the {side}, slightly behind",
+        "on your {side}, a little behind you",
+        "almost directly {side}, slightly behind",
+        "to the {side} of the listener, slightly behind",
+    ),
+    near_back=(
+        "behind you and slightly to the {side}",
+        "behind me, slightly {side}",
+        "at the back, slightly to the {side}",
+        "a little {side} of directly behind",
+        "mostly behind, slightly to the {side}",
+        "almost straight behind, slightly to the {side}",
+        "behind the listener, slightly to the {side}",
+    ),
+    back=(
+        "right behind me",
+        "behind you",
+        "at my back",
+        "behind the listener",
+        "directly behind me",
+        "straight behind you",
+    ),
+)
+
+_TRAINED = {
+    "distinct": (_DISTINCT["train"],),
+    "wide": (_DISTINCT["train"], _MORE),
+    "rich": (_DISTINCT["train"], _MORE, _STILL_MORE),
+}
+
 # Wordings of the paper's Fig. 4 and of its demo page, mirrored to the other side. Read by a listener, "left front" and
 # "front left" are one and the same direction: that is the point of this table.
 _PAPER_LIKE = _ring(
@@ -147,13 +214,57 @@ _PAPER_LIKE = _ring(
 )  # fmt: skip
 
 
+def num_directions(style: LocationStyle, num_azimuths: int = NUM_SECTORS) -> int:
+    """Count the directions of an even grid for which a location style has words of their own.
+
+    `doa` numbers all of them; the clock has 24, in steps of half an hour; the general descriptions are of 12 sectors.
+    Those of a style that lie on the grid are evenly spaced as well, from the front.
+
+    Args:
+        style: `doa`, `clock` or `general`.
+        num_azimuths: Directions of the grid, from 0.
+
+    Returns:
+        For example 72, 24 and 12 of 72 azimuths; 12, 12 and 12 of 12; 36, 12 and 12 of 36.
+
+    Raises:
+        ValueError: If the style is unknown.
+    """
+    if style not in LOCATION_STYLES:
+        raise ValueError(f"style must be one of {', '.join(LOCATION_STYLES)}, got {style!r}; say 'clock'")
+    return math.gcd(num_azimuths, _FINEST_GRIDS.get(style, num_azimuths))
+
+
+def location_weights(num_azimuths: int = NUM_SECTORS) -> list[tuple[int, ...]]:
+    """Say how often each style names each direction of an even grid when all styles are equally frequent.
+
+    Within a style its directions are equally likely, so a direction that every style can name comes more often than one
+    that only degrees can.
+
+    Args:
+        num_azimuths: Directions of the grid, from 0.
+
+    Returns:
+        (num_azimuths, 3) whole numbers, in proportion to the probability of the pair of direction and style, styles in
+        the order of `LOCATION_STYLES`; 0 where the style has no words for the direction.
+
+    Paper: section V-C, whose 12 directions can all be named in every style.
+    """
+    counts = [num_directions(style, num_azimuths) for style in LOCATION_STYLES]
+    common = math.lcm(*counts)
+    return [
+        tuple(common // count if index * count % num_azimuths == 0 else 0 for count in counts)
+        for index in range(num_azimuths)
+    ]
+
+
 def general_phrases(sector: int, *, lexicon: Lexicon = "distinct", split: LexiconSplit = "train") -> tuple[str, ...]:
     """List the general descriptions of one azimuth sector, the canonical one first.
 
     Args:
         sector: Azimuth class 0 to 11, counter-clockwise in steps of 30 degrees from the front.
-        lexicon: `distinct` (no phrase serves two sectors), `wide` (the same and more of them) or `paper_like` (the
-            paper's ambiguous wording).
+        lexicon: `distinct` (no phrase serves two sectors), `wide` (the same and more of them), `rich` (still more) or
+            `paper_like` (the paper's ambiguous wording).
         split: `train`, `heldout` (paraphrases that training never shows) or `all`.
 
     Returns:
@@ -170,11 +281,11 @@ def general_phrases(sector: int, *, lexicon: Lexicon = "distinct", split: Lexico
         if split == "heldout":
             raise ValueError(
                 "split must be 'train' or 'all' for lexicon 'paper_like', got 'heldout'; "
-                "only the lexicons 'distinct' and 'wide' hold phrases back"
+                "only the other lexicons hold phrases back"
             )
         return _PAPER_LIKE[sector]
     if lexicon not in get_args(Lexicon):
         raise ValueError(f"lexicon must be one of {', '.join(get_args(Lexicon))}, got {lexicon!r}; say 'distinct'")
-    trained = _DISTINCT["train"][sector] + (_MORE[sector] if lexicon == "wide" else ())
+    trained = tuple(phrase for table in _TRAINED[lexicon] for phrase in table[sector])
     heldout = _DISTINCT["heldout"][sector]
     return {"train": trained, "heldout": heldout, "all": trained + heldout}[split]

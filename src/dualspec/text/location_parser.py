@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 from dualspec.audio.azimuth import circular_error_deg, wrap_deg
 from dualspec.text.direction_words import LISTENER, PREPOSITIONS, Token, sum_directions, tokenize
-from dualspec.text.lexicon import LocationStyle
+from dualspec.text.lexicon import HOUR_WORDS, LocationStyle
 
 MAX_PROMPT_CHARS = 500
 """Longest prompt in characters."""
 
-_HOURS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-_HOUR = rf"(?<![\w.:+-])(\d{{1,3}}|{'|'.join(_HOURS)})"
+_HOUR = rf"(?<![\w.:+-])(\d{{1,3}}|{'|'.join(HOUR_WORDS)})"
 _OCLOCK = r"\s?o\s?'?\s?clock(?:s\b|\b)"
 _DAYTIME = r"(?!\s*(?:[ap]\.?\s?m\b|in the (?:morning|afternoon|evening)|at night))"
 _LEAD = r"(?:\b(?:at|from|in|on|toward|towards)\s+)?(?:\b(?:the|my|your|our)\s+)?(?:\bdirection\s+of\s+)?"
@@ -27,7 +26,9 @@ _FLAGS = re.IGNORECASE | re.ASCII
 
 _HALF_PAST = re.compile(rf"{_LEAD}\bhalf[\s-]past\s+{_HOUR}\b(?:{_OCLOCK})?{_DAYTIME}{_TAIL}", _FLAGS)
 _BETWEEN = re.compile(
-    rf"{_LEAD}(?:\bbetween\s+)?{_HOUR}(?:{_OCLOCK})?\s+(?:and|to|or)\s+{_HOUR}{_OCLOCK}{_DAYTIME}{_TAIL}", _FLAGS
+    rf"{_LEAD}(?:\b(?:half\s?way|midway)\s+)?(?:\bbetween\s+)?{_HOUR}(?:{_OCLOCK})?\s+(?:and|to|or)\s+"
+    rf"{_HOUR}{_OCLOCK}{_DAYTIME}{_TAIL}",
+    _FLAGS,
 )
 _COLON = re.compile(rf"{_LEAD}{_HOUR}[:.](\d\d)(?![:.]?\d)(?!\s*(?:°|deg))(?:({_OCLOCK})|\b){_DAYTIME}{_TAIL}", _FLAGS)
 _THIRTY = re.compile(rf"{_LEAD}{_HOUR}[\s-]thirty\b(?:{_OCLOCK})?{_DAYTIME}{_TAIL}", _FLAGS)
@@ -267,7 +268,7 @@ def _checked_degrees(number: str, words: str) -> float:
 
 def _hour(word: str) -> int:
     """Read an hour of the clock, in digits or letters."""
-    hour = int(word) if word.isdecimal() else _HOURS.index(word.lower()) + 1
+    hour = int(word) if word.isdecimal() else HOUR_WORDS.index(word.lower()) + 1
     if not 1 <= hour <= 12:
         raise ValueError(f"clock hour must be 1 to 12, got {word}; 12 is front, 3 right, 9 left")
     return hour

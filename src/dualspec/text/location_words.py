@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dualspec.audio.azimuth import NUM_SECTORS, azimuth_class, sector_grid_deg
-from dualspec.text.lexicon import Lexicon, general_phrases
-from dualspec.text.prompts import ParsedPrompt, describe_azimuth, format_prompt, parse_prompt
+from dualspec.text.lexicon import Lexicon, LocationStyle, general_phrases, num_directions
+from dualspec.text.prompts import ParsedPrompt, describe_azimuth, format_prompt, parse_prompt, prompt_for
 
 Reading = Literal["known", "typed"]
 """`known`: the model reads directions in words it was trained on; `typed`: it reads every prompt as it was written."""
 
-_CLOCK = re.compile(r"(?:1[0-2]|[1-9]) o'clock direction")
 _DOA = re.compile(r"DOA (\d{1,3})")
 
 
@@ -22,14 +21,33 @@ class LocationWords:
     """The words for directions that a denoiser has learned: `DOA` in some degrees, the clock, general descriptions."""
 
     num_azimuths: int = NUM_SECTORS
-    """Directions of training, evenly spaced from 0: the degrees that `DOA` was followed by."""
+    """Directions of training, evenly spaced from 0: the degrees that `DOA` was followed by.
+
+    The clock and the general descriptions name those of them that they have words for (`lexicon.num_directions`).
+    """
     lexicon: Lexicon = "distinct"
     """Table of the general descriptions."""
 
     def __post_init__(self) -> None:
         """Refuse directions that have no whole degrees of their own."""
         if not 1 <= self.num_azimuths <= 360:
-            raise ValueError(f"num_azimuths must be 1 to 360, got {self.num_azimuths}; the usual ones are 12")
+            raise ValueError(f"num_azimuths must be 1 to 360, got {self.num_azimuths}; the usual ones are 12 and 72")
+
+    def directions(self, style: LocationStyle) -> tuple[float, ...]:
+        """Return the azimuths, degrees, that a style named in training."""
+        return sector_grid_deg(num_directions(style, self.num_azimuths))
+
+    def nearest(self, azimuth_deg: float, style: LocationStyle) -> float:
+        """Return the azimuth nearest to this one, degrees, that a style named in training."""
+        return self.directions(style)[azimuth_class(azimuth_deg, num_directions(style, self.num_azimuths))]
+
+    def describe(self, azimuth_deg: float, style: LocationStyle) -> str:
+        """Put an azimuth into words; `doa` keeps whole degrees, the others name the nearest direction of training."""
+        return describe_azimuth(azimuth_deg, style, num_azimuths=self.num_azimuths)
+
+    def prompt_for(self, event: str, azimuth_deg: float, style: LocationStyle) -> str:
+        """Write the prompt for an event at an azimuth in the words of `describe`."""
+        return prompt_for(event, azimuth_deg, style, num_azimuths=self.num_azimuths)
 
     def read(self, prompt: str, reading: Reading = "known") -> str:
         """Return what the model reads of a prompt.
@@ -69,12 +87,10 @@ class LocationWords:
     def _knows(self, location: str) -> bool:
         if found := _DOA.fullmatch(location):
             return location == self._doa(float(found[1]) % 360.0)
-        if _CLOCK.fullmatch(location):
+        if any(location == self.describe(azimuth, "clock") for azimuth in self.directions("clock")):
             return True
-        sectors = range(NUM_SECTORS)
+        sectors = map(azimuth_class, self.directions("general"))
         return any(location in general_phrases(sector, lexicon=self.lexicon, split="train") for sector in sectors)
 
     def _doa(self, azimuth_deg: float) -> str:
-        return describe_azimuth(
-            sector_grid_deg(self.num_azimuths)[azimuth_class(azimuth_deg, self.num_azimuths)], "doa"
-        )
+        return self.describe(self.nearest(azimuth_deg, "doa"), "doa")

@@ -9,8 +9,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from dualspec.audio.azimuth import NUM_SECTORS, azimuth_class, check_azimuth_deg, class_azimuth_deg
-from dualspec.text.lexicon import LOCATION_STYLES, Lexicon, LexiconSplit, LocationStyle, general_phrases
+from dualspec.audio.azimuth import NUM_SECTORS, azimuth_class, check_azimuth_deg, sector_grid_deg
+from dualspec.text.lexicon import (
+    HOUR_WORDS,
+    LOCATION_STYLES,
+    Lexicon,
+    LexiconSplit,
+    LocationStyle,
+    general_phrases,
+    num_directions,
+)
 from dualspec.text.location_parser import (
     MAX_PROMPT_CHARS,
     ParsedAzimuth,
@@ -89,10 +97,12 @@ def describe_azimuth(
     generator: torch.Generator | None = None,
     lexicon: Lexicon = "distinct",
     split: LexiconSplit = "train",
+    num_azimuths: int = NUM_SECTORS,
 ) -> str:
     """Put an azimuth into words.
 
-    `doa` keeps whole degrees; `clock` and `general` name the nearest of the 12 sectors.
+    `doa` keeps whole degrees; `clock` and `general` name the nearest of the directions that they have words for on the
+    grid (`num_directions`): half hours only where the grid holds them.
 
     Args:
         azimuth_deg: Azimuth in [0, 360), degrees counter-clockwise, 90 = left.
@@ -100,35 +110,49 @@ def describe_azimuth(
         generator: Draws among the synonyms of `general`; None takes the canonical one.
         lexicon: Table of synonyms for `general`.
         split: Which part of that table: `train`, `heldout` or `all`.
+        num_azimuths: Directions of the grid, evenly spaced from 0.
 
     Returns:
-        For example `DOA 270`, `3 o'clock direction`, `directly to the right`.
+        For example `DOA 270`, `3 o'clock direction`, `half past two direction`, `directly to the right`.
 
     Raises:
         ValueError: If the azimuth is out of range, or style, lexicon or split are unknown.
 
     Paper: section V-C, Fig. 4.
     """
-    azimuth = check_azimuth_deg(azimuth_deg)
+    azimuth, num_named = check_azimuth_deg(azimuth_deg), num_directions(style, num_azimuths)
     if style == "doa":
         return f"DOA {round(azimuth) % 360}"
-    sector = int(azimuth_class(azimuth))
+    named_deg = sector_grid_deg(num_named)[azimuth_class(azimuth, num_named)]
     if style == "clock":
-        return f"{(NUM_SECTORS - sector - 1) % NUM_SECTORS + 1} o'clock direction"
-    if style != "general":
-        raise ValueError(f"style must be one of {', '.join(LOCATION_STYLES)}, got {style!r}; say 'clock'")
-    phrases = general_phrases(sector, lexicon=lexicon, split=split)
+        return _clock_words(named_deg)
+    phrases = general_phrases(azimuth_class(named_deg), lexicon=lexicon, split=split)
     if generator is None:
         return phrases[0]
     return phrases[_draw(len(phrases), generator)]
 
 
-def draw_location_style(generator: torch.Generator, styles: Sequence[LocationStyle] = LOCATION_STYLES) -> LocationStyle:
-    """Draw the location style of one training prompt, all equally likely.
+def _clock_words(azimuth_deg: float) -> str:
+    """Say a multiple of 15 degrees as an hour or half hour of the clock."""
+    hour, half = divmod(round((360.0 - azimuth_deg) / 15.0), 2)
+    return f"half past {HOUR_WORDS[hour - 1]} direction" if half else f"{hour} o'clock direction"
+
+
+def draw_location_style(
+    generator: torch.Generator, styles: Sequence[LocationStyle] = LOCATION_STYLES, weights: Sequence[int] | None = None
+) -> LocationStyle:
+    """Draw the location style of one training prompt.
+
+    Args:
+        generator: Draws.
+        styles: To choose from.
+        weights: How likely each is, as whole numbers; None: all equally.
 
     Paper: section V-C ("each prompt randomly adopted one of three location descriptors").
     """
-    return styles[_draw(len(styles), generator)]
+    weights = (1,) * len(styles) if weights is None else weights
+    tickets = [style for style, weight in zip(styles, weights, strict=True) for _ in range(weight)]
+    return tickets[_draw(len(tickets), generator)]
 
 
 def prompt_for(
@@ -139,12 +163,16 @@ def prompt_for(
     generator: torch.Generator | None = None,
     lexicon: Lexicon = "distinct",
     split: LexiconSplit = "train",
+    num_azimuths: int = NUM_SECTORS,
 ) -> str:
     """Write the prompt for an event at an azimuth; arguments as in `format_prompt` and `describe_azimuth`.
 
     Paper: section V-C, Fig. 4.
     """
-    return format_prompt(event, describe_azimuth(azimuth_deg, style, generator=generator, lexicon=lexicon, split=split))
+    location = describe_azimuth(
+        azimuth_deg, style, generator=generator, lexicon=lexicon, split=split, num_azimuths=num_azimuths
+    )
+    return format_prompt(event, location)
 
 
 def closed_prompts(
@@ -153,28 +181,31 @@ def closed_prompts(
     *,
     lexicon: Lexicon = "distinct",
     split: LexiconSplit = "train",
+    num_azimuths: int = NUM_SECTORS,
 ) -> list[str]:
-    """List every prompt that `prompt_for` can write for the events on the 12-sector grid, without repeats.
+    """List every prompt that `prompt_for` can write for the events on an even grid, without repeats.
 
-    Encoding the list once spares the text encoder during training. Order: event, sector, style, phrase.
+    Encoding the list once spares the text encoder during training. Order: event, direction, style, phrase.
 
     Args:
         events: Class labels.
         styles: Location styles to include.
         lexicon: Table of synonyms for `general`.
         split: Which part of that table.
+        num_azimuths: Directions of the grid, evenly spaced from 0.
 
     Returns:
         Prompts in a fixed order.
     """
     locations: list[str] = []
-    for sector in range(NUM_SECTORS):
-        azimuth = float(class_azimuth_deg(sector))
+    for azimuth in sector_grid_deg(num_azimuths):
         for style in styles:
             if style == "general":
-                locations.extend(general_phrases(sector, lexicon=lexicon, split=split))
+                sector = azimuth_class(azimuth)
+                if sector * 360.0 / NUM_SECTORS == azimuth:
+                    locations.extend(general_phrases(sector, lexicon=lexicon, split=split))
             else:
-                locations.append(describe_azimuth(azimuth, style))
+                locations.append(describe_azimuth(azimuth, style, num_azimuths=num_azimuths))
     return list(dict.fromkeys(format_prompt(event, location) for event in events for location in locations))
 
 

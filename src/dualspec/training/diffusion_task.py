@@ -20,7 +20,7 @@ from dualspec.diffusion.variant import VariantConfig
 from dualspec.latents.pairing import LatentPairing
 from dualspec.latents.vae import SpectrogramVae
 from dualspec.text.encoder import TextEncoder
-from dualspec.text.lexicon import Lexicon
+from dualspec.text.lexicon import Lexicon, location_weights
 from dualspec.text.location_words import LocationWords
 from dualspec.text.prompts import draw_location_style, prompt_for
 from dualspec.training.latent_bank import LatentBank
@@ -111,6 +111,9 @@ class DiffusionTask:
         """Freeze the VAEs and build the denoiser on the device of the clips."""
         self.config, self.source, self.held_out = config, source, held_out
         self.location_words = LocationWords(num_azimuths=config.render.num_azimuths, lexicon=config.lexicon)
+        self.location_weights = location_weights(config.render.num_azimuths)
+        for clips in (source, held_out):
+            clips.weigh_directions([sum(weights) for weights in self.location_weights])
         device = source.hrirs.device
         self.vaes = [vaes[part].to(device).eval().requires_grad_(False) for part in config.variant.parts]
         self.latents: LatentBank | None = None
@@ -152,16 +155,23 @@ class DiffusionTask:
     def _write_prompts(
         self, source: BinauralSource, indices: Tensor, directions: Tensor, random: StepRandom
     ) -> list[str]:
-        """Draw descriptor, wording and one of several labels for each clip from the clip's own generator."""
-        prompts, azimuths_deg = [], source.azimuths_deg.tolist()
+        """Draw descriptor, wording and one of several labels for each clip from the clip's own generator.
+
+        With the directions that are drawn for it, each style has a third of the visits, and its directions are equally
+        likely. Where a list fixes the directions, the styles that can name one are.
+        """
+        prompts, azimuths_deg, num_azimuths = [], source.azimuths_deg.tolist(), len(source.azimuths_deg)
         rows = zip(source.clips_of(indices).tolist(), directions.tolist(), random.row_generators(), strict=True)
         for index, direction, generator in rows:
             labels = source.bank.labels[index]
             labels = (labels,) if isinstance(labels, str) else labels
             label = labels[int(torch.randint(len(labels), (1,), generator=generator))]
-            style = draw_location_style(generator)
-            azimuth_deg = azimuths_deg[direction]
-            prompts.append(prompt_for(label, azimuth_deg, style, generator=generator, lexicon=self.config.lexicon))
+            weights = self.location_weights[direction]
+            if source.pairs is not None:
+                weights = [min(weight, 1) for weight in weights]
+            style = draw_location_style(generator, weights=weights)
+            words: dict[str, Any] = {"lexicon": self.config.lexicon, "num_azimuths": num_azimuths}
+            prompts.append(prompt_for(label, azimuths_deg[direction], style, generator=generator, **words))
         return prompts
 
     @torch.no_grad()

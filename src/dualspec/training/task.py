@@ -159,6 +159,7 @@ class BinauralSource:
         """Look up the directions once."""
         self.bank, self.config = bank, config
         self.azimuths_deg = torch.tensor(sector_grid_deg(config.num_azimuths), dtype=torch.float64)
+        self.drawn_from = torch.arange(config.num_azimuths)  # direction indices, each as often as it is likely
         method: HrirMethod = "nearest" if config.num_azimuths == 12 else "interpolate"
         self.waveforms, self.lengths = _at_speeds(bank, config.speeds)  # (N · speeds, S) int16 and (N · speeds,)
         heads = [heads] if isinstance(heads, HrirSet) else heads
@@ -182,6 +183,11 @@ class BinauralSource:
     def __len__(self) -> int:
         """Return the number of clips, or of pairs where there are some."""
         return len(self.bank) if self.pairs is None else len(self.pairs)
+
+    def weigh_directions(self, weights: Sequence[int]) -> None:
+        """Draw each direction as often as its weight (A,), a whole number of 1 or more, says."""
+        counts = torch.tensor(weights) // math.gcd(*weights)
+        self.drawn_from = torch.arange(len(self.azimuths_deg)).repeat_interleave(counts)
 
     def clips_of(self, indices: Tensor) -> Tensor:
         """Return the places in the bank (B,) that indices (B,) stand for."""
@@ -217,7 +223,7 @@ class BinauralSource:
 
     def draw_directions(self, indices: Tensor, random: StepRandom) -> tuple[Tensor, Tensor]:
         """Return the direction index and the head index (B,) of each clip, on the CPU, where they are drawn."""
-        drawn = random.integers(len(self.azimuths_deg))
+        drawn = self.drawn_from[random.integers(len(self.drawn_from))]
         directions = drawn if self.pairs is None else self.pairs[indices, 1]
         heads = random.integers(len(self.hrirs)) if len(self.hrirs) > 1 else torch.zeros_like(directions)
         return directions, heads

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from dualspec.scenes.score import scene_schema
 from dualspec.text.lexicon import LocationStyle
-from dualspec.text.prompts import MAX_PROMPT_CHARS, ParsedPrompt, format_prompt, parse_prompt, prompt_for
+from dualspec.text.location_words import LocationWords
+from dualspec.text.prompts import MAX_PROMPT_CHARS, ParsedPrompt, format_prompt, parse_prompt
 from dualspec.web.settings import MAX_CLIPS, MAX_SEED
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -37,14 +38,17 @@ class Order(BaseModel):
     guidance_scale: float | None = Field(None, ge=0, le=20, allow_inf_nan=False, description="1 is none.")
     sampler: Literal["ddpm", "ddim", "dpmpp", "unipc"] | None = None
 
-    def prompt(self) -> tuple[str, ParsedPrompt]:
+    def prompt(self, words: LocationWords | None = None) -> tuple[str, ParsedPrompt]:
         """Write the sentence for the model, and read back where it places the sound.
+
+        Args:
+            words: for directions, that the model was trained on; None: those of 12 directions.
 
         Raises:
             ValueError: the words cannot be used; the message begins with the field.
         """
         if self.location is None and self.azimuth_deg is not None:
-            text = prompt_for(self.event, self.azimuth_deg, self.location_style)
+            text = (words or LocationWords()).prompt_for(self.event, self.azimuth_deg, self.location_style)
         elif self.location is None or self.azimuth_deg is not None:
             raise ValueError("azimuth_deg or location must be given, got both or none; choose one of them")
         elif "location_style" in self.model_fields_set:
@@ -53,8 +57,8 @@ class Order(BaseModel):
             text = format_prompt(self.event, self.location)
         parsed = parse_prompt(text)
         if parsed.azimuth is None:
-            words = "say '3 o'clock', 'DOA 90' or 'behind me, slightly to the left'"
-            raise ValueError(f"location must name a direction, got {self.location!a:.80}; {words}")
+            hint = "say '3 o'clock', 'DOA 90' or 'behind me, slightly to the left'"
+            raise ValueError(f"location must name a direction, got {self.location!a:.80}; {hint}")
         return text, parsed
 
 

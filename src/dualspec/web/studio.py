@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import dualspec
-from dualspec.audio.azimuth import sector_grid_deg
 from dualspec.audio.delivery import loudness_words
 from dualspec.audio.hrir import load_sofa, spherical_head
 from dualspec.audio.waveform import audio_info, read_waveform, write_waveform
@@ -22,7 +21,7 @@ from dualspec.placing import Form, place, read_path, set_level
 from dualspec.prompt_lists import plan_clips
 from dualspec.scenes.score import Plan, Scene, plan_scene
 from dualspec.scenes.stage import mix_scene, write_scene
-from dualspec.text.prompts import describe_azimuth, prompt_for
+from dualspec.text.prompts import prompt_for
 from dualspec.web.messages import Order
 from dualspec.web.settings import MAX_CLIPS, MAX_SERVED_SCENE_S, MAX_UPLOAD_RATE, MAX_UPLOAD_S
 
@@ -64,10 +63,10 @@ class Studio:
 
     def about(self) -> dict[str, Any]:
         """Describe the model, its defaults, and how its directions are called."""
-        sampling, directions = self._pipeline.config.sampling, []
-        for azimuth in sector_grid_deg():
-            clock = describe_azimuth(azimuth, "clock").removesuffix(" direction")
-            directions.append({"azimuth_deg": azimuth, "clock": clock, "general": describe_azimuth(azimuth, "general")})
+        sampling, words, directions = self._pipeline.config.sampling, self._pipeline.config.location_words, []
+        for azimuth in words.directions("clock"):
+            clock = words.describe(azimuth, "clock").removesuffix(" direction")
+            directions.append({"azimuth_deg": azimuth, "clock": clock, "general": words.describe(azimuth, "general")})
         return {
             "version": dualspec.__version__,
             "variant": self._facts["variant"],
@@ -77,6 +76,7 @@ class Studio:
             "sampler": sampling.sampler,
             "judge": self._judge.facts,
             "moving_head": self._moving.hrir_set.name,
+            "num_azimuths": words.num_azimuths,
             "directions": directions,
         }
 
@@ -90,7 +90,9 @@ class Studio:
 
     def clips(self, order: Order, folder: Path, on_step: Callable[[int, int], None]) -> Iterator[WrittenClip]:
         """Generate the clips of an order into a folder; `on_step` gets (steps done, steps in all) and may raise."""
-        requests = plan_clips([order.prompt()], folder, seed=order.seed, per_prompt=order.num_clips)
+        requests = plan_clips(
+            [order.prompt(self._pipeline.config.location_words)], folder, seed=order.seed, per_prompt=order.num_clips
+        )
         sampling, done = self.sampling(order), itertools.count(1)
         num_steps = sampling.num_inference_steps * -(-len(requests) // self._batch_size)
         on_step(0, num_steps)
@@ -110,7 +112,8 @@ class Studio:
         Raises:
             ValueError: it cannot be made, or not here.
         """
-        plan = plan_scene(scene, sound_s=self._pipeline.max_duration_s)
+        words = self._pipeline.config.location_words
+        plan = plan_scene(scene, sound_s=self._pipeline.max_duration_s, words=words)
         elsewhere = "`dualspec scene` makes larger ones"
         if plan.length_s > MAX_SERVED_SCENE_S:
             raise ValueError(f"events must end within {MAX_SERVED_SCENE_S:g} s, got {plan.length_s:g}; {elsewhere}")

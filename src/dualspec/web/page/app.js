@@ -16,7 +16,7 @@ let info, running = null, isSameSeed = false;
 
 const style = () => document.querySelector("[name=style]:checked").value;
 const nearest = (degrees) => info.directions.reduce((a, b) => (apart(a.azimuth_deg, degrees) <= apart(b.azimuth_deg, degrees) ? a : b));
-const clock = (degrees) => `${degrees % 30 ? "about " : ""}${nearest(degrees).clock.replace("'", "’")}`;
+const clock = (degrees) => `${apart(nearest(degrees).azimuth_deg, degrees) ? "about " : ""}${nearest(degrees).clock.replace("'", "’")}`;
 const says = (degrees) => `${clock(degrees)} (${Math.round(degrees)}°)`;
 
 function showDirection(degrees) {
@@ -307,7 +307,7 @@ async function showPlaced(answer, file) {
 const dial = new Dial($("dial"), (degrees) => info && showDirection(degrees));
 
 function changeStyle() {
-  dial.step = style() === "doa" ? 1 : 30;
+  dial.step = { doa: 1, general: 30 }[style()] ?? 360 / (info?.directions.length ?? 12);
   $("own").hidden = style() !== "own";
   $("dial").classList.toggle("idle", style() === "own");
   dial.turn(dial.azimuth);
@@ -377,7 +377,7 @@ async function begin() {
   $("variants").max = Math.min(8, info.max_clips);
   $("head").replaceChildren(...heads.map(({ name }) => new Option(name)));
   $("head-label").hidden = heads.length < 2;
-  $("footer").textContent = `Model ${info.variant}, ${info.duration_s} s a clip; twelve directions, 30° apart, are what it has learned. ` +
+  $("footer").textContent = `Model ${info.variant}, ${info.duration_s} s a clip; ${info.num_azimuths} directions, ${360 / info.num_azimuths}° apart, are what it has learned. ` +
     `The direction is heard by the localizer “${info.judge.name}”. Sounds are deleted from the server after ${Math.round(info.keep_s / 60)} minutes; this list stays in your browser. API: `;
   $("footer").append(Object.assign(document.createElement("a"), { href: "openapi.json", textContent: "openapi.json" }));
   showChips(events);

@@ -78,7 +78,7 @@ export class Dial {
   turn(degrees) {
     this.azimuth = wrap(Math.round(degrees / this.step) * this.step);
     this.source.setAttribute("transform", `rotate(${-this.azimuth})`);
-    const half = this.step === 30 ? 15 : 2;
+    const half = this.step > 1 ? this.step / 2 : 2;
     this.wedge.setAttribute("d", `${arc(this.azimuth - half, this.azimuth + half, 170)}L0 0Z`);
     const lean = Math.sin((this.azimuth * Math.PI) / 180);
     this.ears.forEach((ear, right) => ear.style.setProperty("--level", (0.5 + (right ? -lean : lean) / 2).toFixed(2)));
@@ -110,7 +110,7 @@ export class Dial {
   }
 
   #key(event) {
-    const fine = this.step < 30 ? (event.shiftKey ? 1 : 5) : 30;
+    const fine = this.step > 1 ? this.step : event.shiftKey ? 1 : 5;
     const moves = { ArrowLeft: fine, ArrowUp: fine, ArrowRight: -fine, ArrowDown: -fine, PageUp: 90, PageDown: -90 };
     const places = { Home: 0, End: 180 };
     if (event.key in moves) this.turn(this.azimuth + moves[event.key]);

@@ -12,6 +12,7 @@ const FIRST = { title: "", seed: 0, events: [
   { text: "helicopter", azimuth_deg: 90, end_azimuth_deg: -90, onset_s: 3, length_s: 5 },
 ] };
 let info, says, scene, made = null, chosen = 0, dragged = null, span = 10, marks, live, checking;
+const clockStep = () => 360 / info.directions.length; // between two places that words of the clock have
 
 // --- changing it -----------------------------------------------------------------------------------------------------
 
@@ -94,7 +95,7 @@ function show() {
   $("event-moves").checked = isMoving;
   $("event-moves").disabled = Boolean(one.path);
   $("start-word").textContent = isMoving ? "From" : "At";
-  $("event-start").step = isMoving ? 1 : 30;
+  $("event-start").step = isMoving ? 1 : clockStep();
   $("end-label").hidden = !isMoving;
   $("repeat-label").hidden = lengthOf(one) <= info.duration_s + 1e-6;
   const isOld = made && made.scene !== JSON.stringify(scene);
@@ -180,7 +181,7 @@ const shortest = (degrees) => wrap(degrees + 180) - 180;
 // The hand goes on turning from where it was, so that whole turns can be drawn.
 function moveAbove(event) {
   if (!dragged) return;
-  const one = scene.events[dragged.index], isEnd = dragged.key.startsWith("end"), step = moves(one) ? 5 : 30;
+  const one = scene.events[dragged.index], isEnd = dragged.key.startsWith("end"), step = moves(one) ? 5 : clockStep();
   const now = where(one, isEnd), turned = Math.round((now + shortest(angleOf(event) - now)) / step) * step;
   if (turned === now || Math.abs(turned) > 3600) return;
   turn(one, isEnd, turned);
@@ -190,7 +191,7 @@ function moveAbove(event) {
 function keyAbove(event) {
   const key = event.target.dataset?.key;
   if (!key) return;
-  const one = scene.events[indexOf(key)], isEnd = key.startsWith("end"), step = moves(one) ? (event.shiftKey ? 1 : 15) : 30;
+  const one = scene.events[indexOf(key)], isEnd = key.startsWith("end"), step = moves(one) ? (event.shiftKey ? 1 : 15) : clockStep();
   const to = { ArrowLeft: step, ArrowUp: step, ArrowRight: -step, ArrowDown: -step }[event.key];
   if (event.key === "Delete") remove(indexOf(key));
   else if (to !== undefined) turn(one, isEnd, Math.max(-3600, Math.min(3600, where(one, isEnd) + to)));
