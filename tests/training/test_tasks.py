@@ -14,6 +14,7 @@ from dualspec.latents.vae import SpectrogramVae
 from dualspec.model_folder import assemble
 from dualspec.pipeline import DualSpecPipeline
 from dualspec.recipes import ROOMS, VAE_ROOMS, Recipe, get_recipe
+from dualspec.synthesis.mid_signal import common_phase_mid
 from dualspec.training.loop import RunState, Trainer
 from dualspec.training.processes import Processes
 from dualspec.training.run import build_task, train
@@ -376,3 +377,23 @@ def test_a_run_of_an_older_version_goes_on_and_one_of_other_settings_does_not(co
     faster = override(recipe, ["task.render.speeds=[1.1]"])
     with pytest.raises(ValueError, match="recipe must be that of the run"):
         run(faster, tmp_path / "run", corpus, head, resume=True)
+
+
+def test_a_vocoder_learns_the_mid_from_mels_that_the_autoencoder_decoded(trained, corpus, head):
+    settings = ["task.signal=decoded_mid", "task.render.num_samples=10240"]
+    recipe = override(get_recipe("tiny/vocoder"), settings)
+    options = {"device": "cpu", "num_bank_samples": 16_384}
+    task = build_task(recipe.task, corpus, head, vae_folders={"mel_vae": trained["mel_vae"]}, **options)
+    indices, draws = torch.tensor([0, 3]), [StepRandom(0, 0, slice(None), 2) for _ in range(2)]
+    waveform, _ = task.source.draw(indices, draws[0])
+    batch = task.make_batch(indices, draws[1])
+    assert torch.equal(batch["waveform"], common_phase_mid(waveform))
+    ears = task.mel_vae.decode(task.mel_vae.encode(waveform)).log_mel.exp()
+    torch.testing.assert_close(batch["log_mel"], ears.mean(dim=1).log())
+    losses, _ = task.phase(batch, draws[1], 0, 0.0)
+    assert torch.isfinite(losses).all()
+    with pytest.raises(FileNotFoundError, match="no weights of mel_vae, which the vocoder needs"):
+        build_task(recipe.task, corpus, head, vae_folders={}, **options)
+    other = override(recipe, ["task.vocoder.mel.f_min=50.0"])
+    with pytest.raises(ValueError, match="mel_vae must be given with the vocoder's mel settings"):
+        build_task(other.task, corpus, head, vae_folders={"mel_vae": trained["mel_vae"]}, **options)

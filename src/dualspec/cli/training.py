@@ -221,8 +221,9 @@ def _vae_folders(
 ) -> dict[str, Path]:
     """Return the folder of every VAE that a variant needs: the one named, that of a model, that of an earlier run."""
     from dualspec.recipes import vae_recipe_name
+    from dualspec.training.run import needed_vaes
 
-    parts = recipe.task.variant.parts if recipe.task.kind == "diffusion" else ()
+    parts = needed_vaes(recipe.task)
     folders = {part: runs / vae_recipe_name(recipe.name, part) / "weights" for part in parts}
     folders |= {part: folder for part, folder in (of_model or {}).items() if part in folders}
     for part, folder in read_pairs("--vae", named):

@@ -1,5 +1,7 @@
 """One signal out of two ears: what a generated clip sounds like apart from its direction."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -36,3 +38,8 @@ def common_phase_mid(waveform: Tensor, config: StftConfig | None = None) -> Tens
     )
     mid = spectra.abs().mean(dim=-3) * unit_phase(louder)
     return istft(mid, config, num_samples + padding)[..., :num_samples]
+
+
+def mid_mel(log_mel: Tensor) -> Tensor:
+    """Return the mel (..., 1, T, M) of the mean magnitude of both ears, natural log, from theirs (..., 2, T, M)."""
+    return torch.logsumexp(log_mel, dim=-3, keepdim=True) - math.log(2.0)

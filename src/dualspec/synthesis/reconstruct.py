@@ -1,6 +1,5 @@
 """The last step of the five variants: from decoded spectra to a two-ear waveform."""
 
-import math
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -11,6 +10,7 @@ from dualspec.features.mel import MelConfig, mel_to_magnitude, spread_bands
 from dualspec.features.mel import log_mel as mel_of
 from dualspec.features.stft import StftConfig, istft, stft
 from dualspec.synthesis.griffin_lim import griffin_lim, unit_phase
+from dualspec.synthesis.mid_signal import mid_mel
 
 Variant = Literal["mel_base", "stft_base", "dualspec", "dualspec_d", "dualspec_p"]
 MergeMode = Literal["paper", "phase_delta"]
@@ -181,7 +181,7 @@ def _phase_delta(
     near = near_ear(log_mel)
     near_stft, far_stft = _pick(stft_branch, near), _pick(stft_branch, 1 - near)
     if mid_phase == "vocoder":
-        mid = torch.logsumexp(log_mel, dim=1, keepdim=True) - math.log(2.0)
+        mid = mid_mel(log_mel)
         waveform = _vocode(vocoder, mid[:, 0], num_samples)
         vocoded = stft(waveform, stft_config)
         start = unit_phase(vocoded)

@@ -66,7 +66,7 @@ def build_task(
         heads: the head, or several from which one is drawn per clip, at 16 kHz.
         device: where clips and models live.
         num_bank_samples: samples kept of each clip.
-        vae_folders: weights folders of a variant's VAEs by part name (diffusion only).
+        vae_folders: weights folders of the VAEs that the task needs, by part name.
         max_clips: keep only so many training clips.
         pairs: list of the clips and their directions (`dualspec prepare --select`); without it every clip is taken, and
             its direction drawn at each visit.
@@ -74,7 +74,7 @@ def build_task(
         latents_folder: where kept latents outlive the process (diffusion only); in memory alone if None.
 
     Raises:
-        FileNotFoundError: a VAE that the variant needs has not been trained.
+        FileNotFoundError: a VAE that the task needs has not been trained.
     """
     bank_samples = max(num_bank_samples, config.render.longest_part)
     load = partial(load_clips, manifest_dir, num_samples=bank_samples, device=device, held_out=held_out)
@@ -95,19 +95,25 @@ def build_task(
     judged = BinauralSource(load("valid" if held_out else "test", max_clips=256), heads, plain)
     if isinstance(config, VaeTaskConfig):
         return VaeTask(config, source, judged)
-    if isinstance(config, VocoderTaskConfig):
-        return VocoderTask(config, source, judged)
     if isinstance(config, LocalizerTaskConfig):
         return LocalizerTask(config, source, judged)
     vaes = {}
-    for part in config.variant.parts:
+    for part in needed_vaes(config):
         if part not in vae_folders:
-            raise FileNotFoundError(
-                f"no weights of {part}, which {config.variant.variant} needs: train it first, or name its folder"
-            )
+            name = config.variant.variant if isinstance(config, DiffusionTaskConfig) else "the vocoder"
+            raise FileNotFoundError(f"no weights of {part}, which {name} needs: train it first, or name its folder")
         vaes[part], _ = load_module(vae_folders[part], {"VaeConfig": VaeConfig}, SpectrogramVae)
+    if isinstance(config, VocoderTaskConfig):
+        return VocoderTask(config, source, judged, vaes.get("mel_vae"))
     text_encoder = build_text_encoder(config.variant.text_encoder, device)
     return DiffusionTask(config, source, judged, vaes, text_encoder, latents_folder)
+
+
+def needed_vaes(config: TaskConfig) -> tuple[str, ...]:
+    """Return the names of the trained VAEs that a task reads."""
+    if isinstance(config, DiffusionTaskConfig):
+        return config.variant.parts
+    return ("mel_vae",) if isinstance(config, VocoderTaskConfig) and config.signal == "decoded_mid" else ()
 
 
 def warm_start(task: Task, folder: Path) -> bool:

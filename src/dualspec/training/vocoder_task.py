@@ -1,4 +1,4 @@
-"""Training a vocoder on single ears of two-eared clips: mel and STFT losses, then adversaries."""
+"""Training a vocoder on one signal of two-eared clips: mel and STFT losses, then adversaries."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dualspec.features.mel import log_mel
+from dualspec.latents.vae import SpectrogramVae
 from dualspec.synthesis.discriminators import (
     Judgement,
     MultiPeriodDiscriminator,
@@ -14,6 +15,7 @@ from dualspec.synthesis.discriminators import (
     PeriodDiscriminatorConfig,
     ResolutionDiscriminatorConfig,
 )
+from dualspec.synthesis.mid_signal import common_phase_mid, mid_mel
 from dualspec.synthesis.vocoder import HifiGanConfig, IstftHeadConfig, build_vocoder
 from dualspec.synthesis.vocoder_losses import (
     adversarial_loss,
@@ -42,6 +44,8 @@ class VocoderTaskConfig:
 
     kind: Literal["vocoder"] = "vocoder"
     vocoder: HifiGanConfig | IstftHeadConfig  # the model
+    signal: Literal["ear", "decoded_mid"] = "ear"
+    """One `ear` is made from its own mel, `decoded_mid`, the mid of both ears, from mels that the Mel-VAE decoded."""
     render: RenderConfig = field(
         default_factory=lambda: RenderConfig(num_samples=16_384, random_crop=True)
     )  # its clips
@@ -128,18 +132,36 @@ class AdversariesPhase(Phase):
 
 
 class VocoderTask:
-    """Train a vocoder on single ears of two-eared clips. Decision 20.
+    """Train a vocoder on single ears, or on the mid signal, of two-eared clips. Decision 20.
 
     Args:
         config: model, losses, optimizers.
         source: training clips.
         held_out: validation clips.
+        mel_vae: the trained Mel-VAE, for `decoded_mid` alone.
+
+    Raises:
+        ValueError: `decoded_mid` has no Mel-VAE, or one with another mel than the vocoder's.
     """
 
-    def __init__(self, config: VocoderTaskConfig, source: BinauralSource, held_out: BinauralSource) -> None:
+    def __init__(
+        self,
+        config: VocoderTaskConfig,
+        source: BinauralSource,
+        held_out: BinauralSource,
+        mel_vae: SpectrogramVae | None = None,
+    ) -> None:
         """Build vocoder and adversaries on the device of the clips."""
         self.config, self.source, self.held_out = config, source, held_out
         device = source.hrirs.device
+        self.mel_vae = None
+        if config.signal == "decoded_mid":
+            if mel_vae is None or mel_vae.config.mel != config.vocoder.mel:
+                raise ValueError(
+                    "mel_vae must be given with the vocoder's mel settings for signal 'decoded_mid', got "
+                    f"{'none' if mel_vae is None else 'one with others'}; train it first, or set task.signal=ear"
+                )
+            self.mel_vae = mel_vae.to(device).eval().requires_grad_(False)
         adversaries = Adversaries(config).to(device)
         self.phase = VocoderPhase(config, adversaries).to(device)
         self.phases: dict[str, Phase] = {"vocoder": self.phase}
@@ -152,19 +174,22 @@ class VocoderTask:
         return len(self.source)
 
     def make_batch(self, indices: Tensor, random: StepRandom) -> Batch:
-        """Render clips and keep one ear of each, drawn at random."""
+        """Render clips; keep one ear of each, drawn at random, or the mid."""
         return self._batch(self.source, indices, random)
 
     @torch.no_grad()
     def _batch(self, source: BinauralSource, indices: Tensor, random: StepRandom) -> Batch:
         waveform, _ = source.draw(indices, random)
-        ears = random.integers(2).to(waveform.device, non_blocking=True)
-        one_ear = waveform[torch.arange(len(ears), device=waveform.device), ears]
-        return {
-            "waveform": one_ear,
-            "log_mel": log_mel(one_ear, self.config.vocoder.mel),
-            **self.source.weights_of(indices),
-        }
+        if self.mel_vae is None:
+            ears = random.integers(2).to(waveform.device, non_blocking=True)
+            signal = waveform[torch.arange(len(ears), device=waveform.device), ears]
+            mel = log_mel(signal, self.config.vocoder.mel)
+        else:
+            signal = common_phase_mid(waveform)
+            decoded = self.mel_vae.decode(self.mel_vae.encode(waveform)).log_mel
+            assert decoded is not None
+            mel = mid_mel(decoded)[:, 0]
+        return {"waveform": signal, "log_mel": mel, **source.weights_of(indices)}
 
     @torch.no_grad()
     def validate(self, batch_size: int) -> dict[str, float]:
