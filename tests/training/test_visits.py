@@ -66,6 +66,20 @@ def test_a_pair_is_heard_from_its_own_direction(corpus: Path, head: Any) -> None
     assert torch.equal(source.draw(indices, step(99, 4))[1], directions), "another step, the same directions"
 
 
+def test_a_corpus_is_visited_as_often_as_it_is_repeated(head: Any) -> None:
+    bank = replace(long_bank(), ids=["a/0", "b/0", "a/1", "c/0"])
+    source = BinauralSource(bank, head, RenderConfig(num_samples=4_000, repeats={"a": 3, "c": 2}))
+    assert source.clips_of(torch.arange(len(source))).tolist() == [0, 0, 0, 1, 2, 2, 2, 3, 3]
+    once = BinauralSource(bank, head, RenderConfig(num_samples=4_000))
+    clips, _ = source.draw(torch.tensor([1, 3, 8]), step(0, 3))
+    assert torch.equal(clips, once.draw(torch.tensor([0, 1, 3]), step(0, 3))[0])
+    for repeats, pairs in (({"d": 2}, None), ({"a": 2}, [Pair(clip="a/0", azimuth_deg=0.0)])):
+        with pytest.raises(ValueError, match=r"repeats must name corpora of the clips \(a, b, c\)"):
+            BinauralSource(bank, head, RenderConfig(num_samples=4_000, repeats=repeats), pairs)
+    with pytest.raises(ValueError, match="repeats must be 1 to 100"):
+        RenderConfig(repeats={"a": 0})
+
+
 def test_a_list_is_trained_on_as_it_stands(corpus: Path, head: Any, tmp_path: Path) -> None:
     """Every pair once in an epoch; only the clips of the list are read; pairs of elsewhere are refused."""
     pairs = select_pairs(corpus, "train", 20, seed=1)

@@ -91,7 +91,7 @@ def build_task(
         kept = set(bank.ids)
         chosen = [pair for pair in chosen if pair.clip in kept]
     source = BinauralSource(bank, heads, config.render, chosen)
-    plain = replace(config.render, random_crop=False, max_shift_s=0.0, gain_range_db=0.0, speeds=(1.0,))
+    plain = replace(config.render, random_crop=False, max_shift_s=0.0, gain_range_db=0.0, speeds=(1.0,), repeats={})
     judged = BinauralSource(load("valid" if held_out else "test", max_clips=256), heads, plain)
     if isinstance(config, VaeTaskConfig):
         return VaeTask(config, source, judged)

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -44,11 +44,14 @@ class RenderConfig:
     gain_range_db: float = 0.0  # the level is lowered by up to this much after normalising
     peak: float = 0.5  # peak of the louder ear (decision 7)
     speeds: tuple[float, ...] = (1.0,)  # each visit plays the clip at one of them, pitch and all, before rendering
+    repeats: dict[str, int] = field(default_factory=dict)  # visits of a corpus's clips while others have one
 
     def __post_init__(self) -> None:
         """Refuse speeds at which nothing would be heard as what it is."""
         if not self.speeds or not all(0.5 <= speed <= 2.0 for speed in self.speeds):
             raise ValueError(f"speeds must be one or more of 0.5 to 2, got {self.speeds}; 1 is the clip as it is")
+        if not all(1 <= count <= 100 for count in self.repeats.values()):
+            raise ValueError(f"repeats must be 1 to 100 for each corpus, got {self.repeats}; leave out what is 1")
 
     @property
     def longest_part(self) -> int:
@@ -168,6 +171,18 @@ class BinauralSource:
         padded = [functional.pad(response, (0, num_taps - response.shape[-1])) for response in responses]
         self.hrirs = torch.stack(padded).to(bank.waveforms.device)  # (H, A, 2, K)
         self.pairs = None if pairs is None else self._places(pairs)  # (N, 2) clip and direction index
+        self.visits = self._visits() if config.repeats else None  # (N,) places in the bank
+
+    def _visits(self) -> Tensor:
+        corpora = [name.split("/")[0] for name in self.bank.ids]
+        unknown = sorted(self.config.repeats.keys() - set(corpora))
+        if unknown or self.pairs is not None:
+            raise ValueError(
+                f"repeats must name corpora of the clips ({', '.join(sorted(set(corpora)))}) and come without pairs, "
+                f"got {unknown[0] if unknown else 'pairs'}; correct render.repeats"
+            )
+        counts = torch.tensor([self.config.repeats.get(corpus, 1) for corpus in corpora])
+        return torch.arange(len(corpora)).repeat_interleave(counts)
 
     def _places(self, pairs: Sequence[Pair]) -> Tensor:
         clips = {name: index for index, name in enumerate(self.bank.ids)}
@@ -181,8 +196,9 @@ class BinauralSource:
         return torch.tensor([(clips[pair.clip], directions[pair.azimuth_deg]) for pair in pairs])
 
     def __len__(self) -> int:
-        """Return the number of clips, or of pairs where there are some."""
-        return len(self.bank) if self.pairs is None else len(self.pairs)
+        """Return the visits of one round: the clips, each as often as it is repeated, or the pairs."""
+        rows = self.visits if self.pairs is None else self.pairs
+        return len(self.bank) if rows is None else len(rows)
 
     def weigh_directions(self, weights: Sequence[int]) -> None:
         """Draw each direction as often as its weight (A,), a whole number of 1 or more, says."""
@@ -191,6 +207,8 @@ class BinauralSource:
 
     def clips_of(self, indices: Tensor) -> Tensor:
         """Return the places in the bank (B,) that indices (B,) stand for."""
+        if self.visits is not None:
+            return self.visits[indices]
         return indices if self.pairs is None else self.pairs[indices, 0]
 
     def weights_of(self, indices: Tensor) -> Batch:
