@@ -60,6 +60,7 @@ def test_zero_snr_weight_is_finite():
 def test_parts_count_alike_whatever_their_size():
     small, large = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 20, 20)
     assert float(part_loss([small + 1, large], [small, large])) == float(part_loss([small, large + 1], [small, large]))
+    assert float(part_loss([small + 1, large + 2], [small, large], [3.0, 0.5])) == pytest.approx(3.0 * 1 + 0.5 * 4)
 
 
 def test_prompt_dropout_rate_and_choice():

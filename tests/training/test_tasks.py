@@ -15,6 +15,7 @@ from dualspec.model_folder import assemble
 from dualspec.pipeline import DualSpecPipeline
 from dualspec.recipes import ROOMS, VAE_ROOMS, Recipe, get_recipe
 from dualspec.synthesis.mid_signal import common_phase_mid
+from dualspec.training.diffusion_task import DenoiserPhase
 from dualspec.training.loop import RunState, Trainer
 from dualspec.training.processes import Processes
 from dualspec.training.run import build_task, train
@@ -397,3 +398,20 @@ def test_a_vocoder_learns_the_mid_from_mels_that_the_autoencoder_decoded(trained
     other = override(recipe, ["task.vocoder.mel.f_min=50.0"])
     with pytest.raises(ValueError, match="mel_vae must be given with the vocoder's mel settings"):
         build_task(other.task, corpus, head, vae_folders={"mel_vae": trained["mel_vae"]}, **options)
+
+
+def test_weights_of_the_parts_are_those_of_the_loss_and_not_of_the_error(trained, corpus, head):
+    losses = []
+    for settings in ([], ["task.part_weights=[2.0,0.5]"]):
+        recipe = override(get_recipe("tiny/dualspec"), ["task.snr_gamma=none", *settings])
+        torch.manual_seed(0)
+        vaes = {part: trained[part] for part in ("mel_vae", "stft_vae")}
+        task = build_task(recipe.task, corpus, head, device="cpu", num_bank_samples=16_384, vae_folders=vaes)
+        random = StepRandom(0, 0, slice(None), 2)
+        batch = task.make_batch(torch.tensor([0, 3]), random)
+        losses.append(task.phase(batch, random, 0, 0.0))
+    (plain, error), (weighted, same) = losses
+    assert torch.equal(error["error"], same["error"]) and torch.allclose(plain.mean(), error["error"])
+    assert not torch.allclose(weighted, plain)
+    with pytest.raises(ValueError, match="part_weights must be one for each of 2 latents"):
+        DenoiserPhase(override(recipe, ["task.part_weights=[1.0]"]).task, task.pairing)

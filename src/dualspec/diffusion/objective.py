@@ -5,6 +5,7 @@ Equations (8)-(11) of the paper.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -83,12 +84,19 @@ def snr_weight(alpha_bar: Tensor, prediction_type: PredictionType, gamma: float 
     return snr.clamp(max=gamma) / divisor.clamp(min=1e-12)
 
 
-def part_loss(prediction: list[Tensor], target: list[Tensor]) -> Tensor:
-    """Return the squared error per clip (B,): mean within each part, then their sum. Decision 10."""
+def part_loss(prediction: list[Tensor], target: list[Tensor], weights: Sequence[float] | None = None) -> Tensor:
+    """Return the squared error per clip (B,): mean within each part, then their sum. Decision 10.
+
+    Args:
+        prediction: of each part, (B, C_k, T_k, F_k).
+        target: the same shapes.
+        weights: of the parts' means; 1 each if None.
+    """
     import torch
 
     losses = [(p.float() - t.float()).square().flatten(1).mean(dim=1) for p, t in zip(prediction, target, strict=True)]
-    return torch.stack(losses).sum(dim=0)
+    shares = torch.ones(len(losses)) if weights is None else torch.tensor(weights)
+    return (torch.stack(losses) * shares.to(losses[0])[:, None]).sum(dim=0)
 
 
 def drop_prompts(prompts: list[str], rate: float, draws: Tensor) -> list[str]:

@@ -48,6 +48,9 @@ class DiffusionTaskConfig:
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=3e-5, weight_decay=1e-2, betas=(0.9, 0.999))
     )
+    part_weights: tuple[float, ...] | None = (
+        None  # of the latents' errors, in packing order; None: 1 each (decision 10)
+    )
     snr_gamma: float | None = 5.0  # γ of the min-SNR weights; None: no weights (decision 14)
     prompt_dropout: float = 0.1  # share of prompts replaced by the empty text (decision 15)
     lexicon: Lexicon = "distinct"  # synonyms of the general descriptor
@@ -64,6 +67,11 @@ class DenoiserPhase(Phase):
     def __init__(self, config: DiffusionTaskConfig, pairing: LatentPairing) -> None:
         """Build the denoiser and its noise schedule."""
         super().__init__()
+        if config.part_weights is not None and len(config.part_weights) != len(pairing.shapes):
+            raise ValueError(
+                f"part_weights must be one for each of {len(pairing.shapes)} latents, got {config.part_weights}; "
+                "they are in the order in which the latents are packed"
+            )
         self.config, self.pairing = config, pairing
         self.optimizer_config = config.optimizer
         self.denoiser = build_denoiser(config.variant.denoiser)
@@ -82,8 +90,10 @@ class DenoiserPhase(Phase):
         noisy = add_noise(latents, noise, alpha_bar)
         target = prediction_target(latents, noise, alpha_bar, schedule.prediction_type)
         prediction = self.denoiser(noisy, timesteps, batch["prompt_embeds"], batch["prompt_mask"])
-        error = part_loss(self.pairing.unpack(prediction), self.pairing.unpack(target))
-        weighted = error * snr_weight(alpha_bar, schedule.prediction_type, self.config.snr_gamma).to(error)
+        parts = self.pairing.unpack(prediction), self.pairing.unpack(target)
+        error = part_loss(*parts)
+        loss = error if self.config.part_weights is None else part_loss(*parts, self.config.part_weights)
+        weighted = loss * snr_weight(alpha_bar, schedule.prediction_type, self.config.snr_gamma).to(error)
         return weighted, {"error": error.mean().detach()}
 
 
