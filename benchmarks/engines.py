@@ -144,10 +144,12 @@ def text_again(engine: OnnxPipeline) -> float:
     """Return the time of encoding a prompt and the empty text over that of finding them kept."""
 
     def encoded() -> None:
-        engine._text._states.cache_clear()
-        engine._text([PROMPT, ""])
+        engine.text_encoder._states.cache_clear()
+        engine.text_encoder.encode([PROMPT, ""])
 
-    best = interleaved({"encoded": encoded, "kept": lambda: [engine._text([PROMPT, ""]) for _ in range(10)]})
+    best = interleaved(
+        {"encoded": encoded, "kept": lambda: [engine.text_encoder.encode([PROMPT, ""]) for _ in range(10)]}
+    )
     return 10 * best["encoded"] / best["kept"]
 
 
@@ -195,7 +197,7 @@ class Inside:
 
         onnx.both_ears = both_ears
         engine._denoiser, engine._decoder = self._around(engine._denoiser), self._around(engine._decoder)
-        engine._text._network = self._around(engine._text._network)
+        engine.text_encoder._network = self._around(engine.text_encoder._network)
 
     def _around(self, session: Any) -> Any:
         counter = self

@@ -53,9 +53,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def packed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kit") / "kit"
-    result = dualspec("pack", folder, "--data", corpus, "--seconds", 1, "--shard-mb", 0.01, "--no-text")
+    result = dualspec("pack", folder, "--data", corpus, "--seconds", 1, "--shard-mb", 0.01)
     assert result.exit_code == 0, result.output
-    return folder / "corpus"
+    return folder
 
 
 def test_a_packed_corpus_is_the_same_but_for_the_coding(corpus: Path, packed: Path) -> None:
@@ -76,35 +76,22 @@ def test_a_packed_corpus_is_the_same_but_for_the_coding(corpus: Path, packed: Pa
 
 def test_packing_twice_gives_the_same_bytes_and_never_half_a_corpus(corpus: Path, packed: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
-    words = ("pack", again, "--data", corpus, "--seconds", 1, "--shard-mb", 0.01, "--no-text", "--workers", 1)
+    words = ("pack", again, "--data", corpus, "--seconds", 1, "--shard-mb", 0.01, "--workers", 1)
     assert dualspec(*words).exit_code == 0
     for file in sorted(path for path in packed.rglob("*") if path.is_file()):
-        assert file.read_bytes() == (again / "corpus" / file.relative_to(packed)).read_bytes(), file.name
+        assert file.read_bytes() == (again / file.relative_to(packed)).read_bytes(), file.name
     assert dualspec(*words).exit_code == 2, "a folder that is there stays"
     assert dualspec("pack", again, "--data", tmp_path / "none").exit_code == 2, "which is said before anything is read"
     copy = shutil.copytree(corpus, tmp_path / "damaged")
     shard = next((copy / "shards").glob("*.flac"))
     shard.write_bytes(shard.read_bytes()[:-500])
-    assert dualspec("pack", tmp_path / "bad", "--data", copy, "--no-text").exit_code == 65
+    assert dualspec("pack", tmp_path / "bad", "--data", copy).exit_code == 65
     assert not (tmp_path / "bad").exists() and not list(tmp_path.glob(".tmp-*"))
-
-
-def test_a_kit_without_its_text_encoder_is_refused_before_the_clips_are_coded(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def absent(*_: object) -> None:
-        raise FileNotFoundError("no encoder")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("dualspec.text.pruned.prune_encoder", absent)
-        patch.setattr("dualspec.data.pack.pack_corpus", lambda *_, **__: pytest.fail("clips were coded first"))
-        assert dualspec("pack", tmp_path / "kit", "--data", corpus).exit_code == 66
-    assert dualspec("pack", tmp_path / "kit", "--data", corpus, "--max-clips", 1, "--no-text").exit_code == 0
 
 
 @pytest.mark.parametrize("setting", ["--seconds=inf", "--seconds=nan", "--kbps=nan", "--shard-mb=inf"])
 def test_numbers_that_are_none_are_refused(setting: str, corpus: Path, tmp_path: Path) -> None:
-    assert dualspec("pack", tmp_path / "kit", "--data", corpus, "--no-text", setting).exit_code == 2
+    assert dualspec("pack", tmp_path / "kit", "--data", corpus, setting).exit_code == 2
     assert not list(tmp_path.iterdir())
 
 

@@ -158,6 +158,7 @@ def test_every_saved_model_has_a_card_and_copies_keep_theirs(tiny_model: Path, t
     card = (tiny_model / "README.md").read_text(encoding="utf-8")
     head = card.split("---")[1]
     assert all(f"{key}:" in head for key in ("library_name", "pipeline_tag", "tags")) and "license" not in head
+    assert "The text encoder, `hash`, is not in this folder." in card
     assert "| `mel_vae` |" in card and "variant `dualspec`" in card and 'from_pretrained("tiny")' in card
     pipeline = DualSpecPipeline.from_pretrained(tiny_model)
     pipeline.documents = {"README.md": "# Bells\n", "CREDITS.tsv": "id\tlicence\tattribution\n1\tCC0\tsomebody\n"}

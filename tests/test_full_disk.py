@@ -187,7 +187,7 @@ def test_pack(on_full_disk: Callable, tmp_path: Path, capfd: pytest.CaptureFixtu
     prepare([six_recordings(tmp_path)], tmp_path / "data", workers=1)
 
     def body(disk: Disk) -> None:
-        words = ("pack", disk.root / "kit", "--data", tmp_path / "data", "--no-text")
+        words = ("pack", disk.root / "kit", "--data", tmp_path / "data")
         for left in (12_288, 16_384, 24_576):
             disk.fill(left)
             refused(capfd, *words)

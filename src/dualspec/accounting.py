@@ -19,6 +19,8 @@ from dualspec.model_folder import needs_vocoder
 from dualspec.pipeline import DualSpecPipeline
 from dualspec.recipes import Recipe, get_recipe, vae_configs
 from dualspec.synthesis.vocoder import GriffinLimConfig, HifiGanConfig, VocoderConfig, build_vocoder
+from dualspec.text.bert import BertEncoder
+from dualspec.text.bert_files import BertConfig
 from dualspec.text.encoder import TextEncoderConfig, t5_large_encoder_config
 from dualspec.training.diffusion_task import DiffusionTaskConfig
 from dualspec.training.localizer_task import LocalizerTaskConfig
@@ -158,10 +160,7 @@ def _text_model(config: TextEncoderConfig) -> nn.Module | None:
 
             return T5EncoderModel(t5_large_encoder_config()).requires_grad_(False)
         if config.kind == "minilm" and not config.name_or_path:
-            from transformers import BertConfig, BertModel
-
-            sizes = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
-            return BertModel(sizes, add_pooling_layer=False).requires_grad_(False)
+            return BertEncoder(BertConfig()).requires_grad_(False)
     return None
 
 
@@ -258,4 +257,6 @@ def _text_operations(config: TextEncoderConfig, length: int) -> float:
     if model is None or isinstance(model, nn.Identity):
         return 0.0
     tokens = torch.zeros(2, length, dtype=torch.int64)
+    if isinstance(model, BertEncoder):
+        return _operations(model.read, tokens, torch.ones(2, length, dtype=torch.bool))
     return _operations(lambda ids: model(input_ids=ids), tokens)

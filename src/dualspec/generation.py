@@ -18,7 +18,7 @@ from dualspec.audio.waveform import read_samples, resample, write_waveform
 from dualspec.config import to_dict
 from dualspec.files import all_or_nothing, read_json, sha256_of, write_text_atomic
 from dualspec.hearing.proof import placement_scores
-from dualspec.text.encoder_files import MINILM_SHA256
+from dualspec.text.encoder_files import embedded_encoder_sha256
 from dualspec.training.weights_folder import CONFIG_NAME, read_hashes
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Engine = Literal["torch", "onnx"]
 FORMAT_VERSION = 1
 _LIBRARIES: dict[Engine, tuple[str, ...]] = {
-    "torch": ("torch", "diffusers", "transformers"),
+    "torch": ("torch", "diffusers", "transformers", "tokenizers"),
     "onnx": ("onnxruntime", "tokenizers", "numpy"),
 }
 
@@ -353,8 +353,8 @@ def model_facts(pipeline: DualSpecPipeline | OnnxPipeline, folder: Path) -> dict
         part: {CONFIG_NAME: sha256_of(folder / part / CONFIG_NAME), **read_hashes(folder / part)} for part in parts
     }
     encoder = pipeline.config.text_encoder
-    is_package = encoder.kind == "minilm" and not encoder.name_or_path
-    known = encoder.sha256 or (MINILM_SHA256 if is_package else None)
+    is_embedded = encoder.kind == "minilm" and not encoder.name_or_path
+    known = embedded_encoder_sha256() if is_embedded else encoder.sha256
     return {
         "variant": pipeline.config.variant,
         "text_encoder": {"kind": encoder.kind, "sha256": known},

@@ -77,7 +77,7 @@ tags: [audio, binaural, spatial-audio, text-to-audio, hrtf]
 # {name}
 
 Words in, {seconds:g} s of two-ear (binaural) sound at {rate} Hz out: variant `{variant}` of DualSpec
-(arXiv:2502.18952). The text encoder, `{encoder}`, is not in this folder.
+(arXiv:2502.18952). The text encoder, `{encoder}`, {whence}.
 
 | part | values |
 |---|---|
@@ -190,12 +190,15 @@ def write_documents(
     folder: Path, name: str, config: VariantConfig, sizes: dict[str, int], documents: dict[str, str]
 ) -> None:
     """Write a model's card and credits; where it came with no card, one that asks for what the weights cannot tell."""
+    chosen = config.text_encoder
+    embedded = chosen.kind == "minilm" and not chosen.name_or_path
     card = CARD.format(
         name=name,
         seconds=config.num_samples / config.sample_rate,
         rate=config.sample_rate,
         variant=config.variant,
-        encoder=config.text_encoder.name_or_path or config.text_encoder.kind,
+        encoder=chosen.name_or_path or chosen.kind,
+        whence="comes with dualspec" if embedded else "is not in this folder",
         rows="\n".join(f"| `{part}` | {size:,} |" for part, size in sizes.items()),
     )
     for file, text in ({CARD_NAME: card} | documents).items():

@@ -159,11 +159,13 @@ def test_proof_is_that_of_torch() -> None:
 
 
 def test_text_and_denoiser_are_those_of_torch(pipeline: OnnxPipeline, reference: DualSpecPipeline) -> None:
-    states, mask = pipeline._text([*PROMPTS, "", "a dog! " * 70])
+    states, mask = pipeline.text_encoder.encode([*PROMPTS, "", "a dog! " * 70])
     expected, expected_mask = reference.text_encoder.encode([*PROMPTS, "", "a dog! " * 70])
     assert np.array_equal(mask, expected_mask.numpy()) and mask.sum(axis=1).max() == 128
-    np.testing.assert_allclose(states, expected.numpy(), atol=2e-5)
+    np.testing.assert_allclose(states, expected.numpy(), atol=1e-5)
     assert (states[~mask] == 0).all()
+    pooled = reference.text_encoder.pool([*PROMPTS, ""]).numpy()
+    np.testing.assert_allclose(pipeline.text_encoder.pool([*PROMPTS, ""]), pooled, atol=1e-5)
 
 
 def test_same_seed_gives_the_same_clip(pipeline: OnnxPipeline, reference: DualSpecPipeline) -> None:
@@ -203,14 +205,14 @@ def test_guidance_in_the_first_half_is_the_same_in_both(
 
 def test_a_text_is_encoded_once_and_what_came_before_changes_nothing(pipeline: OnnxPipeline) -> None:
     words = [PROMPTS[0], ""]
-    pipeline._text._states.cache_clear()
-    first, mask = pipeline._text(words)
-    assert pipeline._text._states.cache_info().misses == 2
-    pipeline._text([PROMPTS[1], "a dog! " * 30])
-    again, _ = pipeline._text(words)
-    assert pipeline._text._states.cache_info().misses == 4 and np.array_equal(first, again)
-    pipeline._text._states.cache_clear()
-    assert np.array_equal(pipeline._text([*PROMPTS, ""])[0][2, mask[1].nonzero()[0]], first[1, mask[1]])
+    pipeline.text_encoder._states.cache_clear()
+    first, mask = pipeline.text_encoder.encode(words)
+    assert pipeline.text_encoder._states.cache_info().misses == 2
+    pipeline.text_encoder.encode([PROMPTS[1], "a dog! " * 30])
+    again, _ = pipeline.text_encoder.encode(words)
+    assert pipeline.text_encoder._states.cache_info().misses == 4 and np.array_equal(first, again)
+    pipeline.text_encoder._states.cache_clear()
+    assert np.array_equal(pipeline.text_encoder.encode([*PROMPTS, ""])[0][2, mask[1].nonzero()[0]], first[1, mask[1]])
 
 
 def test_a_clip_depends_on_its_own_seed_and_words_alone(pipeline: OnnxPipeline) -> None:
@@ -287,6 +289,7 @@ def test_a_model_of_other_settings_is_left_to_torch(tmp_path: Path, tiny_model: 
     written = json.loads((tmp_path / "again/denoiser/config.json").read_text())["config"]["denoiser"]
     assert "input_gains" in written, "it names what the embedded model's file may leave out"
     assert obstacle(tmp_path / "again") is None
+    assert "The text encoder, `minilm`, comes with dualspec." in (tmp_path / "again/README.md").read_text()
     folder = tmp_path / "model"
     shutil.copytree(embedded_bundle(), folder)
     path = folder / "denoiser" / "config.json"

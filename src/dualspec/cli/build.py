@@ -38,7 +38,6 @@ def build(
         list[str] | None,
         typer.Option("--share", metavar="STAGE=NUMBER", help="Its part of the minutes; 0 leaves it out; repeatable."),
     ] = None,
-    text_encoder: Annotated[Path | None, typer.Option(help="Folder of the text encoder, as `pack` writes it.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="[STAGE.]KEY=VALUE", help="For one stage, or for all; repeatable."),
@@ -67,8 +66,6 @@ def build(
         stages = stages_of(recipe, given, on_gpu=on_gpu, one_head=one_head)
     base = base_folder(init) if init is not None else None
     chain = _Chain(stages, runs, base, settings or [], begun)
-    if text_encoder is not None:
-        chain.settings.append(f"denoiser.task.variant.text_encoder.name_or_path={text_encoder.resolve()}")
     chain.check()
     chain.mend()
     data, state = ready_corpus(data, runs), None

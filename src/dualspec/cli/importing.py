@@ -12,7 +12,7 @@ from dualspec.cli.door import refuse, usage
 
 def import_weights(
     kind: Annotated[
-        Literal["tango2", "tango", "audioldm-vae", "audioldm-vocoder", "flan-t5"],
+        Literal["tango2", "tango", "audioldm-vae", "audioldm-vocoder", "flan-t5", "minilm"],
         typer.Argument(help="Which published weights."),
     ],
     source: Annotated[
@@ -59,12 +59,18 @@ def import_weights(
         _import(kind, source, path, output, config, prediction)
         print(f"licence of these weights: {known.licence}")
         print(f"to start from them: dualspec train {name} --init {output}")
+        return
+    if kind == "minilm":
+        from dualspec.importers.minilm import import_minilm
+
+        print(f"{output}: {import_minilm(path, output)} tensors, layers in half precision, words in 8 bits")
     else:
         from dualspec.importers.t5 import import_t5
 
         kept, left = import_t5(path, output, {"kind": kind, "source": source, "licence": known.licence})
-        print(f"{output}: {kept} tensors; left out: {left} of the decoder\nlicence of these weights: {known.licence}")
-        print(f"to use them: --set task.variant.text_encoder.name_or_path={output}")
+        print(f"{output}: {kept} tensors; left out: {left} of the decoder")
+    print(f"licence of these weights: {known.licence}")
+    print(f"to use them: --set task.variant.text_encoder.name_or_path={output}")
 
 
 def _config(kind: str, recipe: str, settings: list[str]) -> tuple[Any, str]:

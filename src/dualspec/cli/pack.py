@@ -13,7 +13,7 @@ from dualspec.cli.door import refuse, usage
 
 
 def pack(
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="New folder, for OUT/corpus and OUT/text.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="New folder of the packed corpus.")],
     data: Annotated[Path, typer.Option(help="What `dualspec prepare` wrote.")],
     seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Longer clips are cut to their beginning.")] = 5.12,
     kbps: Annotated[float, typer.Option(min=6, max=256, help="Nominal rate of the Opus clips.")] = 16.0,
@@ -23,31 +23,20 @@ def pack(
         int | None, typer.Option(min=1, help="Only so many clips of each split, for a rehearsal.  [default: all]")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Clips coded at a time.")] = 2,
-    text: Annotated[
-        bool, typer.Option("--text/--no-text", help="Also the text encoder, cut down to the words of the prompts.")
-    ] = True,
 ) -> None:
-    """Make a corpus and the text encoder small: Opus clips of the seconds used, and half precision for the words used.
-
-    OUT/corpus is read as any corpus; OUT/text is for `dualspec build --text-encoder` and knows no other words.
-    """
-    from dualspec.data.manifest import read_manifest
+    """Make a corpus small: Opus clips of the seconds used. What comes out is read as any corpus."""
     from dualspec.data.pack import pack_corpus
-    from dualspec.files import check_new, whole_folder
-    from dualspec.text.pruned import prune_encoder
+    from dualspec.files import check_new
 
     for option, number in (("--seconds", seconds), ("--kbps", kbps), ("--shard-mb", shard_mb)):
         if not math.isfinite(number):
             refuse(f"{option} must be a finite number, got {number}; see the default in --help")
     with usage():
         check_new(output)
-    with whole_folder(output) as kit, progress_bar("packing", 1.0, as_share=True) as show:
-        if text:
-            labels = {label for row in read_manifest(data) for label in row.labels}
-            prune_encoder(_prompts_with_all_words(labels), kit / "text")
+    with progress_bar("packing", 1.0, as_share=True) as show:
         pack_corpus(
             data,
-            kit / "corpus",
+            output,
             bit_rate=round(1000 * kbps),
             seconds=seconds,
             max_shard_bytes=round(1e6 * shard_mb),
@@ -60,12 +49,3 @@ def pack(
     sizes = [path.stat().st_size for path in files]
     rows = [[str(path), f"{size:,}"] for path, size in zip(files, sizes, strict=True)]
     print_table(["file", "bytes"], [*rows, ["sum", f"{sum(sizes):,}"]])
-
-
-def _prompts_with_all_words(labels: set[str]) -> list[str]:
-    """Write prompts that hold every word of the closed ones of these labels: each label, and each direction."""
-    from dualspec.text.prompts import closed_prompts, format_prompt
-
-    ours = closed_prompts(["sound"], lexicon="rich", split="all", num_azimuths=72)
-    papers = closed_prompts(["sound"], lexicon="paper_like")
-    return [*ours, *papers, *(format_prompt(label) for label in sorted(labels))]

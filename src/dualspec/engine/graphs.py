@@ -37,21 +37,6 @@ Example = dict[str, tuple[Tensor, dict[int, Any]]]
 """Inputs by name: an example, and those of its axes that may have another length."""
 
 
-class TextStates(nn.Module):
-    """Token states (B, L, D) of a BERT, from its word vectors (B, L, D) and the mask (B, L)."""
-
-    def __init__(self, bert: Any) -> None:
-        """Take the layers."""
-        super().__init__()
-        self.embeddings, self.encoder = bert.embeddings, bert.encoder
-
-    def forward(self, words: Tensor, mask: Tensor) -> Tensor:
-        """Add places to words and let them look at each other."""
-        places = torch.arange(words.shape[1])[None]
-        hidden = self.embeddings(inputs_embeds=words, position_ids=places, token_type_ids=torch.zeros_like(places))
-        return self.encoder(hidden, attention_mask=mask[:, None, None, :]).last_hidden_state
-
-
 class Decoder(nn.Module):
     """Packed latents to what the last step takes, where a mel part shares the framing of the STFT part behind it."""
 
@@ -111,7 +96,7 @@ def write_graphs(folder: Path) -> None:
     chosen = {name: settings[name] for name in DECODER_SETTINGS}
     chosen["vaes"] = {part: to_dict(vae.config) for part, vae in vaes.items()}
     graphs: dict[str, tuple[nn.Module, Example, dict[str, Any]]] = {
-        "text": (TextStates(bert.model), {"words": states, "mask": mask}, settings["text_encoder"]),
+        "text": (bert.model, {"words": states, "mask": mask}, settings["text_encoder"]),
         "denoiser": (denoiser, steps | prompt, settings["denoiser"]),
         "decoder": (Decoder(vaes, pairing), {"latents": latents}, chosen),
         "localizer": (Scores(localizer), spectra, to_dict(localizer.config)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,21 +21,14 @@ from dualspec.engine.noise import normal_noise
 from dualspec.engine.session import DECODER_SETTINGS, Graphs, available_threads, read_arrays
 from dualspec.engine.solver import denoise, is_served
 from dualspec.engine.spectra import Framing, both_ears
+from dualspec.engine.text import OnnxTextEncoder
 from dualspec.memory import memory_watched
-from dualspec.text.encoder_files import (
-    MINILM_SHA256,
-    check_encoder_folder,
-    check_prompt_text,
-    minilm_package_folder,
-    warn_truncated,
-)
 from dualspec.text.location_words import Reading
 from dualspec.training.weights_folder import read_document
 
-PACKAGES = ("onnxruntime", "tokenizers")
+PACKAGES = ("onnxruntime",)
 _PARTS = ("mel_vae", "stft_vae")
 _FADE_SAMPLES = 160
-_MAX_CACHED_PROMPTS = 128
 
 
 @dataclass
@@ -111,7 +103,7 @@ class OnnxPipeline:
         self._framing = Framing.of(stft)
         self._shape = tuple(settings["denoiser"]["latent_shape"])
         graphs, threads = Graphs(), self.num_threads
-        self._text = _Text(graphs, encoder["max_tokens"], threads)
+        self.text_encoder = OnnxTextEncoder(graphs, encoder["max_tokens"], threads)
         weights = read_arrays(folder / "denoiser", graphs.weights("denoiser"))
         self._denoiser = graphs.open("denoiser", weights, num_threads=threads)
         weights = {}
@@ -200,7 +192,7 @@ class OnnxPipeline:
     ) -> np.ndarray:
         """Return latents (B, C, T, F)."""
         batch = len(prompts)
-        states, mask = self._text([*prompts, ""])
+        states, mask = self.text_encoder.encode([*prompts, ""])
         pair = [*range(batch), *[batch] * batch]  # each prompt, and the empty text for each
         scale = np.float32(sampling.guidance_scale)
 
@@ -225,56 +217,6 @@ class OnnxPipeline:
             both_ears(int(near), magnitude, channels, self._framing, self.config.num_samples)
             for near, magnitude, channels in decoded
         ]
-
-
-class _Text:
-    """The small text encoder: words to token states. Its word vectors stay in the file, but for the rows in use."""
-
-    def __init__(self, graphs: Graphs, max_tokens: int, num_threads: int) -> None:
-        """Check the package's files and load all but the word vectors."""
-        from safetensors import safe_open
-        from tokenizers import Tokenizer
-
-        folder = minilm_package_folder()
-        check_encoder_folder(folder, MINILM_SHA256)
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        self._max_tokens = max_tokens
-        self._path = folder / "model.safetensors"
-        with safe_open(self._path, framework="numpy") as file:
-            weights = {name: file.get_tensor(name) for name in graphs.weights("text")}
-        self._network = graphs.open("text", weights, num_threads=num_threads, once=True)
-        self._states = lru_cache(maxsize=_MAX_CACHED_PROMPTS)(self._states_of)
-
-    def __call__(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return token states (B, L, D), zero behind a prompt's end, and the mask (B, L).
-
-        Each text is encoded alone, so that its states depend on nothing beside or before it, and kept for the next.
-        """
-        tokens = []
-        for prompt in prompts:
-            check_prompt_text(prompt)
-            ids = self._tokenizer.encode(prompt).ids
-            if len(ids) > self._max_tokens:
-                warn_truncated(prompt, len(ids), self._max_tokens)
-                ids = [*ids[: self._max_tokens - 1], ids[-1]]  # the last one ends every prompt
-            tokens.append(tuple(ids))
-        mask = np.arange(max(map(len, tokens))) < np.array([[len(ids)] for ids in tokens])
-        states = np.zeros((*mask.shape, self._states(tokens[0]).shape[-1]), dtype=np.float32)
-        for row, own in enumerate(tokens):
-            states[row, : len(own)] = self._states(own)
-        return states, mask
-
-    def _states_of(self, tokens: tuple[int, ...]) -> np.ndarray:
-        """Return the states (L, D) of one text."""
-        from safetensors import safe_open
-
-        with safe_open(self._path, framework="numpy") as file:
-            vectors = file.get_slice("embeddings.word_embeddings.weight")
-            words = np.concatenate([vectors[token : token + 1] for token in tokens]).astype(np.float32)[None]
-        (states,) = self._network.run(None, {"words": words, "mask": np.ones(words.shape[:2], dtype=bool)})
-        return states[0]
 
 
 def _cut(waveform: np.ndarray, num_samples: int) -> np.ndarray:

@@ -13,9 +13,11 @@ from dualspec.files import sha256_of
 from dualspec.importers import audioldm, tango
 from dualspec.importers.layouts import TANGO_MAIN, TANGO_STFT, TANGO_VAE
 from dualspec.importers.published import Imported
+from dualspec.text.bert import BertEncoder
+from dualspec.text.bert_files import BertConfig
 from dualspec.text.encoder import t5_large_encoder_config
 
-KindName = Literal["tango2", "tango", "audioldm-vae", "audioldm-vocoder", "flan-t5"]
+KindName = Literal["tango2", "tango", "audioldm-vae", "audioldm-vocoder", "flan-t5", "minilm"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,11 @@ KINDS: dict[KindName, Kind] = {
         recipe="paper/vocoder",
     ),
     "flan-t5": Kind(hub_id="google/flan-t5-large", licence="Apache-2.0", files=("*.json", "model*.safetensors")),
+    "minilm": Kind(
+        hub_id="sentence-transformers/all-MiniLM-L6-v2",
+        licence="Apache-2.0",
+        files=("config.json", "tokenizer.json", "model.safetensors"),
+    ),
 }
 
 
@@ -63,7 +70,7 @@ def read_weights(
     """Read published weights into the room that a recipe's config describes.
 
     Args:
-        kind: which weights; not "flan-t5", whose folder `importers.t5` writes.
+        kind: which weights; not the text encoders', whose folders `importers.t5` and `importers.minilm` write.
         source: file or folder.
         config: VariantConfig, VaeConfig or HifiGanConfig.
         prediction_type: what TANGO's U-Net predicts, where its config does not tell.
@@ -91,6 +98,9 @@ def layouts(kind: KindName, config: Any) -> Mapping[str, Mapping[str, Tensor]]:
 
         with torch.device("meta"):
             return {"model.safetensors": T5EncoderModel(t5_large_encoder_config()).state_dict()}
+    if kind == "minilm":
+        with torch.device("meta"):
+            return {"model.safetensors": BertEncoder(BertConfig()).state_dict()}
     return tango.unet_layout(config.denoiser, t5_large_encoder_config())
 
 

