@@ -16,7 +16,7 @@ from dualspec.evaluation.clip_scores import COLUMNS, read_clip_scores
 from dualspec.evaluation.clips import Conversion, list_clips
 from dualspec.evaluation.distribution_metrics import frechet_distance
 from dualspec.evaluation.embedders import Embedding, load_embedder
-from dualspec.evaluation.measure import Cache, Measurer, _Worker
+from dualspec.evaluation.measure import Cache, EmbedderSource, Measurer, _Worker
 from dualspec.evaluation.report import judge, markdown, write_judgement
 from dualspec.hearing.cues import interaural_cues, target_cues
 from dualspec.hearing.localizer import LocalizerConfig, LocalizerResult, result_of
@@ -48,8 +48,8 @@ class Ear:
 
 
 def measurer(**changes: Any) -> Measurer:
-    networks = {"localizer": Ear, "localizer_sha256": "e", "embedder": Bands, "embedder_sha256": "b"}
-    return Measurer(**(networks | changes))
+    bands = EmbedderSource(load=Bands, sha256="b" * 64)
+    return Measurer(**({"localizer": Ear, "localizer_sha256": "e", "embedders": {"bands": bands}} | changes))
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +101,8 @@ def test_real_clips_against_themselves_and_in_two_halves(shared_data: Path, tmp_
     ears = normalize_peak(render(torch.stack(sounds), head.at(azimuths)), 0.5)
     clips = list_clips(write_folder(tmp_path / "true", azimuths, ears))
     spec, judged_by = f"mn04_as={shared_data / 'embedders' / 'mn04_as_mAP_432.pt'}", load_localizer("robust")
-    networks = {"embedder": partial(load_embedder, spec), "localizer": lambda: judged_by.localizer}
-    how, cache = measurer(**networks), Cache(None)
+    mn04 = EmbedderSource(load=partial(load_embedder, spec), sha256="a")
+    how, cache = measurer(embedders={"mn04_as": mn04}, localizer=lambda: judged_by.localizer), Cache(None)
     same = judge(clips, clips, measurer=how, cache=cache, hrir_set=head)
     quality, direction = same["quality"]["mean"], same["direction"]
     assert quality["fd"] == pytest.approx(0, abs=1e-6) and quality["kl"] == 0 and quality["ssim"] == 1
@@ -199,8 +199,9 @@ def test_judging_goes_on_where_it_was(clips_folder: Path, tmp_path: Path, monkey
     assert resumed == whole
     seen.clear()
     assert judge(clips, clips, measurer=measurer(), cache=Cache(tmp_path / "cut")) == whole and not seen
-    other = judge(clips, clips, measurer=measurer(embedder_sha256="c"), cache=Cache(tmp_path / "cut"))
-    assert sum(seen) == 24 and other == whole, "another embedder measures anew, cues stay"
+    changed = measurer(embedders={"bands": EmbedderSource(load=Bands, sha256="c")})
+    other = judge(clips, clips, measurer=changed, cache=Cache(tmp_path / "cut"))
+    assert sum(seen) == 24 and other["quality"] == whole["quality"], "another embedder measures anew, cues stay"
 
 
 def test_clips_of_several_lengths_do_not_change_each_other(rendered: Any, clips_folder: Path, tmp_path: Path) -> None:
@@ -331,8 +332,7 @@ def test_what_chose_may_not_judge(rendered: Any, tmp_path: Path) -> None:
 def test_the_judgement_is_written_with_its_warning(clips_folder: Path, tmp_path: Path) -> None:
     facts = {"name": "ear", "sha256": "e" * 64, "warning": "the judge itself is right on only 58.3 % of true clips"}
     clips = list_clips(clips_folder)
-    embedder = {"name": "bands", "sha256": "b" * 64}
-    write_judgement(tmp_path, judge(clips, clips, measurer=measurer(), localizer=facts, embedder=embedder))
+    write_judgement(tmp_path, judge(clips, clips, measurer=measurer(), localizer=facts))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("clips.csv", "confusion.png", "cues.png", "result.json", "result.md")
     ]

@@ -58,7 +58,7 @@ class KnownEmbedder:
     source: str
     sha256: str
     build: Callable[[], Network]
-    read: Callable[[Path], dict[str, Tensor]] = partial(read_torch_tensors, max_bytes=_MAX_WEIGHT_BYTES)
+    read: Callable[[Path], dict[str, Tensor]]
     rename: Callable[[str], str] = str  # gives the name in the file of a tensor of the network
     package: str | None = None  # one that carries the file, in its folder "data"
 
@@ -75,6 +75,7 @@ KNOWN = {
         source="https://github.com/fschmid56/EfficientAT/releases/tag/v0.0.1",
         sha256="899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c",
         build=EfficientAt,
+        read=partial(read_torch_tensors, max_bytes=_MAX_WEIGHT_BYTES),
     ),
     "cnn14_16k": KnownEmbedder(
         file_name="Cnn14_16k_mAP=0.438.pth",
@@ -98,9 +99,7 @@ KNOWN = {
 class NetworkEmbedder:
     """A torch network in evaluation mode as an `Embedder`: resamples, works in small batches, answers on the CPU."""
 
-    def __init__(
-        self, name: str, network: Network, weights_sha256: str, device: str | torch.device = "cpu"
-    ) -> None:
+    def __init__(self, name: str, network: Network, weights_sha256: str, device: str | torch.device = "cpu") -> None:
         """Put the network on its device."""
         self.name, self.weights_sha256 = name, weights_sha256
         self.network, self._device = network.to(device), torch.device(device)

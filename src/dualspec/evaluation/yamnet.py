@@ -58,14 +58,17 @@ class Yamnet(nn.Module):
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """Return embeddings (B, 1024) and logits (B, 521), to be read by the sigmoid, of waveforms (B, S).
 
-        Both are means over the patches.
+        Embeddings are means over the patches, and so are the probabilities behind the logits, as in the published code:
+        a bark in one patch is not outvoted by the silence of the others.
         """
         patches = self.log_mel(waveform)
         features = patches.flatten(0, 1)[:, None].to(memory_format=torch.channels_last)
         for layer in self.convolutions:
             features = layer(_padded(features, layer)).relu()  # type: ignore[arg-type]
-        embeddings = features.mean((2, 3)).unflatten(0, patches.shape[:2]).mean(1)
-        return embeddings, self.classifier(embeddings)
+        embeddings = features.mean((2, 3)).unflatten(0, patches.shape[:2])
+        scores = self.classifier(embeddings)
+        yes, no = (functional.logsigmoid(own).logsumexp(1) for own in (scores, -scores))  # probabilities may underflow
+        return embeddings.mean(1), yes - no
 
 
 def published_name(name: str) -> str:

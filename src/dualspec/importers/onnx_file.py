@@ -1,7 +1,7 @@
 """Weights published as ONNX: the named tensors of a graph, read without the `onnx` package; nothing is executed.
 
-An ONNX file is one protocol buffer message. Of it the initializers alone are read (onnx.proto: ModelProto.graph is
-field 7, GraphProto.initializer is field 5); what the graph does with them is the business of the module that takes them.
+An ONNX file is one protocol buffer message, of which only the initializers are read (onnx.proto: ModelProto.graph is
+field 7, GraphProto.initializer is field 5). What is done with them is the business of the module that takes them.
 """
 
 from __future__ import annotations
