@@ -110,7 +110,7 @@ def test_the_embedded_probes_belong_to_published_weights_and_know_their_worth(na
     config, facts = loaded.probe.config, loaded.facts
     assert (config.embedder, config.embedder_sha256) == (name, KNOWN[name].sha256)
     assert len(config.classes) == 50 and {"dog", "church bells", "vacuum cleaner"} <= set(config.classes)
-    assert (facts["num_clips"], facts["held_out_clips"], facts["l2"]) == (1200, 400, L2)
+    assert facts["num_clips"] > 1000 and facts["held_out_clips"] > 300 and facts["l2"] == L2
     low, high = facts["held_out_top1_interval"]
     assert low < facts["held_out_top1"] < high and facts["held_out_top1"] > {"mn04_as": 0.9, "yamnet": 0.8}[name]
 
