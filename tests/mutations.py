@@ -408,9 +408,30 @@ MUTANTS = (
     ),
     Mutant(
         "a report's mean is of both ears",
-        "evaluation/report.py",
-        '_number((quality["left"][name] + quality["right"][name]) / 2) for name in shared}',
-        '_number(quality["left"][name]) for name in shared}',
+        "evaluation/quality.py",
+        "rounded((left[name] + right[name]) / 2) for name",
+        "rounded(left[name]) for name",
+        "evaluation",
+    ),
+    Mutant(
+        "a probe that cannot decide recognises nothing",
+        "evaluation/probe.py",
+        "(scores >= scores.gather(1, at[:, None])).sum(1)",
+        "(scores > scores.gather(1, at[:, None])).sum(1) + 1",
+        "evaluation",
+    ),
+    Mutant(
+        "the mean of both ears is recognised",
+        "evaluation/quality.py",
+        "list(_ears(view).values())].mean(1)",
+        "0]",
+        "evaluation",
+    ),
+    Mutant(
+        "a patch that is heard is not outvoted by silent ones",
+        "evaluation/yamnet.py",
+        "return embeddings.mean(1), yes - no",
+        "return embeddings.mean(1), scores.mean(1)",
         "evaluation",
     ),
     Mutant(

@@ -258,13 +258,41 @@ def test_a_round_trip_names_the_parts_it_used(
     assert "| DualSpec, ours (rt) | 3 |" in (tmp_path / "table1.md").read_text()
 
 
-def test_evaluate_says_in_one_line_what_is_wrong(test_set: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_probe_is_trained_and_counts_what_is_recognised(
+    corpus: Path, test_set: tuple[Path, Path], judges: tuple[str, ...], tmp_path: Path
+) -> None:
+    output = done("probe", tmp_path / "probe", "--data", corpus, *judges[2:])
+    assert "2 classes from 2 clips. Of 6 unseen clips it recognises" in output
+    notes = json.loads((tmp_path / "probe" / "config.json").read_text())["notes"]
+    assert notes["corpora"] == ["folder"] and notes["held_out_clips"] == 6
+    words = ("evaluate", test_set[0] / "reference", "--localizer", "none", *judges[2:])
+    done(*words, "--probe", tmp_path / "probe", "-o", tmp_path / "judged")
+    result = json.loads((tmp_path / "judged" / "result.json").read_text())
+    found = result["embedders"]["mn04_as"]["recognised"]
+    assert found["num_clips"] == result["num_clips"] and set(found["classes"]) == {"dog", "rain"}
+    assert found["probe"]["held_out_clips"] == 6 and found["top5"] == 1.0
+    assert (
+        json.loads(done(*words).partition("\n| ")[0])["absent"]["recognised by mn04_as"]
+        == "there is no probe for these weights"
+    )
+    other = dualspec("evaluate", test_set[0] / "reference", "--localizer", "none", "--probe", tmp_path / "probe")
+    assert (
+        other.exit_code == 65 and "probe must belong to an embedder that is used, got one for mn04_as" in other.output
+    )
+
+
+def test_evaluate_says_in_one_line_what_is_wrong(
+    test_set: tuple[Path, Path], judges: tuple[str, ...], tmp_path: Path
+) -> None:
     reference = test_set[0] / "reference"
     for words, code, match in (
         ((tmp_path / "nowhere",), 66, "no folder"),
         ((reference, "--unpaired"), 2, "--unpaired must come with --reference"),
         ((reference, "--style", "clock"), 65, "in the style clock, got none"),
         ((reference, "--embedder", "vggish"), 2, "embedder must be"),
+        ((reference, *judges[2:], *judges[2:]), 2, "once for each name, got mn04_as twice"),
+        ((reference, *judges[2:], "--probe", tmp_path), 66, "no weights in"),
+        ((reference, *judges[2:], "--probe", judges[1]), 65, "must be of ProbeConfig, got LocalizerConfig"),
         ((reference, "--localizer", tmp_path), 66, "no weights in"),
         ((tmp_path,), 65, "must hold clips"),
     ):

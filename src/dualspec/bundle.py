@@ -20,6 +20,7 @@ EVENTS_NAME = "events.txt"
 FORMAT_VERSION = 1
 MAX_INDEX_BYTES = 1 << 16
 LOCALIZERS = ("paper", "robust")  # the embedded ones
+PROBES = ("mn04_as", "yamnet")  # embedders that an embedded probe belongs to
 TRUSTED_ACCURACY = 0.99  # below this share of true clips a localizer's scores carry a warning (decision 24)
 
 
@@ -139,6 +140,11 @@ def localizer_notes(folder: Path) -> tuple[str, str, float | None]:
         "+".join(read_hashes(folder).values()),
         notes.get("held_out_accuracy"),
     )
+
+
+def probe_folder(embedder: str) -> Path:
+    """Return the folder of the embedded probe of an embedder, one of `PROBES`."""
+    return _bundle(f"probes/{embedder}")
 
 
 def judge_facts(name: str, sha256: str, held_out_accuracy: float | None) -> dict[str, Any]:

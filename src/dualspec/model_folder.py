@@ -14,10 +14,12 @@ from dualspec.bundle import (
     HEAD_NAME,
     INDEX_NAME,
     LOCALIZERS,
+    PROBES,
     embedded_bundle,
     judge_facts,
     localizer_folder,
     localizer_notes,
+    probe_folder,
     read_events,
     read_head,
     read_index,
@@ -28,6 +30,7 @@ from dualspec.bundle import (
 )
 from dualspec.config import override
 from dualspec.diffusion.variant import VariantConfig
+from dualspec.evaluation.probe import LoadedProbe, Probe, ProbeConfig
 from dualspec.files import check_new, whole_folder, write_text_atomic
 from dualspec.hearing.localizer import Localizer, LocalizerConfig
 from dualspec.hearing.proof import DirectionJudge, HeadCues
@@ -35,16 +38,19 @@ from dualspec.latents.vae import VaeConfig
 from dualspec.synthesis.reconstruct import shares_framing
 from dualspec.synthesis.vocoder import GriffinLimConfig, HifiGanConfig, IstftHeadConfig
 from dualspec.training.weights import load_module, read_config, read_notes, read_state, save_state
+from dualspec.training.weights_folder import read_hashes
 
 __all__ = [
     "HEAD_NAME",
     "INDEX_NAME",
     "LOCALIZERS",
+    "PROBES",
     "LoadedLocalizer",
     "assemble",
     "embedded_bundle",
     "load_judge",
     "load_localizer",
+    "load_probe",
     "localizer_folder",
     "needs_vocoder",
     "read_events",
@@ -158,6 +164,19 @@ def load_localizer(name_or_folder: str | Path = "robust") -> LoadedLocalizer:
     localizer, _ = load_module(folder, {"LocalizerConfig": LocalizerConfig}, Localizer)
     name, sha256, accuracy = localizer_notes(folder)
     return LoadedLocalizer(localizer=localizer, name=name, sha256=sha256, held_out_accuracy=accuracy)
+
+
+def load_probe(embedder_or_folder: str | Path) -> LoadedProbe:
+    """Load a probe, the embedded one of an embedder of `PROBES` or a weights folder, its hashes checked.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or a file of it is missing.
+        ValueError: the weights are damaged or no probe's.
+    """
+    embedded = str(embedder_or_folder) in PROBES
+    folder = probe_folder(str(embedder_or_folder)) if embedded else Path(embedder_or_folder)
+    probe, _ = load_module(folder, {"ProbeConfig": ProbeConfig}, Probe)
+    return LoadedProbe(probe=probe, facts={"sha256": "+".join(read_hashes(folder).values()), **read_notes(folder)})
 
 
 def find_model(name_or_folder: str | Path, *, revision: str | None = None, local_files_only: bool = False) -> Path:

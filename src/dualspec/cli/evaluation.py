@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dualspec.data.datasets import ClipBank
+    from dualspec.evaluation.measure import EmbedderSource
+    from dualspec.evaluation.probe import LoadedProbe
     from dualspec.generation import Head
     from dualspec.hearing.localizer import Localizer
 
@@ -122,7 +124,14 @@ def evaluate(
     reference: Annotated[Path | None, typer.Option(help="True clips, of the same names.")] = None,
     hrir: Annotated[Path | None, typer.Option(help="Target head (SOFA).  [default: the references' cues]")] = None,
     localizer: Annotated[str, typer.Option(help="Judge: paper, robust, a weights folder, or none.")] = "robust",
-    embedder: Annotated[str | None, typer.Option(help="mn04_as or cnn14_16k, or NAME=FILE: FD, KL, IS.")] = None,
+    embedder: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="mn04_as, yamnet, cnn14_16k, or NAME=FILE: FD, KL, IS; repeatable."),
+    ] = None,
+    probe: Annotated[
+        list[Path] | None,
+        typer.Option(help="Which sound is recognised, by `dualspec probe`; repeatable.  [default: the embedded ones]"),
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for result and figures.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of measurements, to share.  [default: OUTPUT]")] = None,
     manifest: Annotated[Path | None, typer.Option(help="JSON lines in place of records: file, azimuth_deg, …")] = None,
@@ -153,7 +162,7 @@ def evaluate(
     if not clips:
         raise ValueError(f"{folder} must hold clips asked for in the style {style}, got none; leave --style out")
     references = list_clips(reference) if reference is not None else None
-    networks, facts = _networks(localizer, embedder, device)
+    networks, facts = _networks(localizer, embedder or [], probe or [], device)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     conversion = Conversion(resample=resample, copy_mono=copy_mono)
@@ -179,7 +188,9 @@ def evaluate(
         print(markdown_table(result["rows"]))
 
 
-def _networks(localizer: str, embedder: str | None, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _networks(
+    localizer: str, embedders: list[str], probes: list[Path], device: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the measurer's networks, which every process loads anew, and what the result says of them."""
     networks: dict[str, Any] = {}
     facts: dict[str, Any] = {}
@@ -189,14 +200,38 @@ def _networks(localizer: str, embedder: str | None, device: str) -> tuple[dict[s
         loaded = load_localizer(localizer)
         networks |= {"localizer": partial(_localizer, localizer, device), "localizer_sha256": loaded.sha256}
         facts["localizer"] = loaded.facts
-    if embedder is not None:
+    if embedders:
         from dualspec.evaluation.embedders import load_embedder
+        from dualspec.evaluation.measure import EmbedderSource
 
-        with usage():
-            own = load_embedder(embedder)
-        networks |= {"embedder": partial(load_embedder, embedder, device), "embedder_sha256": own.weights_sha256}
-        facts["embedder"] = {"name": own.name, "sha256": own.weights_sha256}
+        sources: dict[str, EmbedderSource] = {}
+        for spec in embedders:
+            with usage():
+                own = load_embedder(spec)
+            if own.name in sources:
+                refuse(f"--embedder must be given once for each name, got {own.name} twice; leave one out")
+            sources[own.name] = EmbedderSource(load=partial(load_embedder, spec, device), sha256=own.weights_sha256)
+        networks["embedders"] = sources
+    facts["probes"] = _probes(networks.get("embedders", {}), probes)
     return networks, facts
+
+
+def _probes(sources: dict[str, EmbedderSource], folders: list[Path]) -> dict[str, LoadedProbe]:
+    """Return the probes that are given and, for the published weights of other embedders, those embedded here."""
+    from dualspec.model_folder import PROBES, load_probe
+
+    found: dict[str, LoadedProbe] = {}
+    for folder in folders:
+        loaded = load_probe(folder)
+        name = loaded.probe.config.embedder
+        if name in found:
+            refuse(f"--probe must be given once for each embedder, got two of {name}; leave one out")
+        found[name] = loaded
+    for name in (set(PROBES) & set(sources)) - set(found):
+        loaded = load_probe(name)
+        if loaded.probe.config.embedder_sha256 == sources[name].sha256:
+            found[name] = loaded
+    return found
 
 
 def _localizer(name: str, device: str) -> Localizer:

@@ -149,12 +149,20 @@ class ClipDataset(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Read one clip and check it against its SHA-256."""
         row = self.rows[index]
-        if row.shard not in self._readers:
+        pcm = read_checked(self._reader(row.shard), row)
+        return (pcm if self.num_samples is None else crop_or_pad(pcm, self.num_samples)), index
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return self._reader(self.rows[0].shard).sample_rate
+
+    def _reader(self, shard: str) -> Pcm16Reader | OpusReader:
+        if shard not in self._readers:
             if len(self._readers) >= 64:
                 self.close()
-            self._readers[row.shard] = open_shard(self.manifest_dir / row.shard)
-        pcm = read_checked(self._readers[row.shard], row)
-        return (pcm if self.num_samples is None else crop_or_pad(pcm, self.num_samples)), index
+            self._readers[shard] = open_shard(self.manifest_dir / shard)
+        return self._readers[shard]
 
     def __getstate__(self) -> dict[str, object]:
         """Leave open files behind when the dataset goes to a worker process."""

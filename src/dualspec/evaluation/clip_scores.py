@@ -14,7 +14,7 @@ from torch import Tensor
 from dualspec.audio.hrir import HrirSet
 from dualspec.evaluation import distribution_metrics
 from dualspec.evaluation.clips import Clip
-from dualspec.evaluation.measure import Cache, Measurer, pair_sha256
+from dualspec.evaluation.measure import EMBEDDER, Cache, Measurer, pair_sha256
 from dualspec.files import write_text_atomic
 from dualspec.hearing.cues import CUES, InterauralCues, cue_errors
 from dualspec.hearing.proof import measure_head
@@ -36,9 +36,10 @@ class View:
         """Return one measurement of a clip."""
         return self.cache.values[self.keys[kind], clip.sha256]
 
-    def embeddings(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
-        """Return embeddings (N, 2, D) and logits (N, 2, C)."""
-        own = [self.cache.embedding((self.keys["embedder"], clip.sha256)) for clip in clips]
+    def embeddings(self, clips: Sequence[Clip], embedder: str) -> tuple[Tensor, Tensor]:
+        """Return embeddings (N, 2, D) and logits (N, 2, C) by one of the embedders."""
+        key = self.keys[f"{EMBEDDER}{embedder}"]
+        own = [self.cache.embedding((key, clip.sha256)) for clip in clips]
         embeddings, logits = zip(*own, strict=True)
         return torch.stack(embeddings), torch.stack(logits)
 
@@ -104,8 +105,9 @@ def clip_scores(
         pairs = list(zip(partners, clips, strict=True))
         for row, likeness in zip(rows, view.likeness(pairs), strict=True):
             row |= {name: _mean(likeness[name][ears]) for name in ("psnr_db", "ssim")}
-    if partners is not None and view.how.embedder is not None:
-        (_, true), (_, found) = view.embeddings(partners), view.embeddings(clips)
+    if partners is not None and view.how.embedders:
+        first = next(iter(view.how.embedders))
+        (_, true), (_, found) = view.embeddings(partners, first), view.embeddings(clips, first)
         for row, reference, estimate in zip(rows, true[:, ears], found[:, ears], strict=True):
             row["kl"] = distribution_metrics.kl_divergence(reference, estimate, epsilon=epsilon)
     return [{name: value for name, value in row.items() if value is not None and value == value} for row in rows]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dualspec.audio.azimuth import check_azimuth_deg
 from dualspec.audio.waveform import read_waveform, resample
+from dualspec.data.listings import clean_label
 from dualspec.data.manifest import json_lines
 from dualspec.files import parse_json, read_json, sha256_of
 
@@ -39,6 +40,12 @@ class Clip:
     def name(self) -> str:
         """Name under which clips of two folders pair; the sound format does not matter."""
         return self.path.stem
+
+    @property
+    def label(self) -> str | None:
+        """What sound was asked for, in plain lower-case words: the label, where the record has one, or the event."""
+        words = self.record.get("label") or self.record.get("event")
+        return clean_label(words) if isinstance(words, str) else None
 
 
 @dataclass(frozen=True, kw_only=True)

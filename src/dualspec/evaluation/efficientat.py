@@ -82,12 +82,21 @@ class EfficientAt(nn.Module):
         return functional.adaptive_avg_pool2d(features, 1).flatten(1), self.classifier(features)
 
 
-def mel_filters() -> Tensor:
-    """Return Kaldi's mel filters (128, 513): triangles on the scale 1127 ln(1 + f / 700), 0 to 15 kHz, peak 1."""
-    limit = _mel(torch.tensor(F_MAX_HZ, dtype=torch.float64))
-    edges = torch.linspace(0.0, 1.0, NUM_MELS + 2, dtype=torch.float64) * limit
-    bins = _mel(torch.arange(N_FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / N_FFT)
-    left, centre, right = (edges[start : start + NUM_MELS, None] for start in range(3))
+def mel_filters(
+    num_mels: int = NUM_MELS,
+    n_fft: int = N_FFT,
+    sample_rate: int = SAMPLE_RATE,
+    f_min_hz: float = 0.0,
+    f_max_hz: float = F_MAX_HZ,
+) -> Tensor:
+    """Return HTK's mel filters (num_mels, n_fft // 2 + 1): triangles on the scale 1127 ln(1 + f / 700), peak 1.
+
+    Kaldi and TensorFlow make the same.
+    """
+    low, high = _mel(torch.tensor([f_min_hz, f_max_hz], dtype=torch.float64))
+    edges = low + torch.linspace(0.0, 1.0, num_mels + 2, dtype=torch.float64) * (high - low)
+    bins = _mel(torch.arange(n_fft // 2 + 1, dtype=torch.float64) * sample_rate / n_fft)
+    left, centre, right = (edges[start : start + num_mels, None] for start in range(3))
     triangles = torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp(min=0.0)
     return triangles.float()
 

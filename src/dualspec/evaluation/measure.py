@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -37,7 +37,16 @@ if TYPE_CHECKING:
 
 Key = tuple[str, str]  # what was measured (and by which weights), SHA-256 of the file or of both files
 FLUSH_EVERY = 16  # chunks between two writes of the cache
+EMBEDDER = "embedder:"  # begins the kinds of measurements that embedders make
 _VERSION = 2  # counts up when a measurement changes: what an older cache holds is then measured anew
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedderSource:
+    """Where every process gets its own copy of an embedder."""
+
+    load: Callable[[], Embedder]  # loads it on its device
+    sha256: str  # of its weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +57,7 @@ class Measurer:
     conversion: Conversion = field(default_factory=Conversion)  # what may be done to odd files
     localizer: Callable[[], Localizer] | None = None  # loads the localizer on its device
     localizer_sha256: str = ""  # of its weights
-    embedder: Callable[[], Embedder] | None = None  # loads the embedder on its device
-    embedder_sha256: str = ""  # of its weights
+    embedders: Mapping[str, EmbedderSource] = field(default_factory=dict)  # by name; the first gives KL, FD and IS
     device: str = "cpu"  # where cues are measured; "cuda" spreads processes over all GPUs
     batch_size: int = 16  # files measured together
 
@@ -60,8 +68,8 @@ class Measurer:
         kinds = {"cues": f"cues:{how}:{leave}"}
         if self.localizer is not None:
             kinds["localizer"] = f"localizer:{how}:{self.localizer_sha256}"
-        if self.embedder is not None:
-            kinds["embedder"] = f"embedder:{how}:{self.mode}:{self.embedder_sha256}"
+        for name, source in self.embedders.items():
+            kinds[f"{EMBEDDER}{name}"] = f"{EMBEDDER}{how}:{self.mode}:{source.sha256}"
         return kinds
 
     @property
@@ -103,7 +111,7 @@ class Cache:
 
     def has(self, key: Key) -> bool:
         """Tell whether a measurement is there."""
-        return key in self.values and (not key[0].startswith("embedder:") or f"{'/'.join(key)}/logits" in self.tensors)
+        return key in self.values and (not key[0].startswith(EMBEDDER) or f"{'/'.join(key)}/logits" in self.tensors)
 
     def embedding(self, key: Key) -> tuple[Tensor, Tensor]:
         """Return embeddings (2, D) and logits (2, C) of both ears."""
@@ -241,7 +249,7 @@ class _Worker:
     def __init__(self, how: Measurer, device: str) -> None:
         self.how, self.device = how, device
         self.localizer = how.localizer() if how.localizer is not None else None
-        self.embedder = how.embedder() if how.embedder is not None else None
+        self.embedders = {f"{EMBEDDER}{name}": source.load() for name, source in how.embedders.items()}
 
     @torch.inference_mode()
     def __call__(self, chunk: _Chunk) -> _Results:
@@ -258,7 +266,10 @@ class _Worker:
             same = [(sha, ears) for sha, (ears,) in group]
             batch = torch.stack([ears.waveform for _, ears in same]).to(self.device)
             for kind, what in chunk.kinds.items():
-                rows = {"cues": self._cues, "localizer": self._located, "embedder": self._embedded}[kind](batch)
+                if kind in self.embedders:
+                    rows = self._embedded(batch, self.embedders[kind])
+                else:
+                    rows = {"cues": self._cues, "localizer": self._located}[kind](batch)
                 if kind == "cues":
                     done = [{"copied_mono": ears.copied_mono, "resampled": ears.resampled} for _, ears in same]
                     rows = [row | extra for row, extra in zip(rows, done, strict=True)]
@@ -287,12 +298,10 @@ class _Worker:
                 rows[row] = {name: float(getattr(found, name)[place]) for name in names}
         return rows
 
-    def _embedded(self, ears: Tensor) -> list[dict[str, Any]]:
-        if self.embedder is None:
-            raise AssertionError("only asked for with an embedder")
+    def _embedded(self, ears: Tensor, embedder: Embedder) -> list[dict[str, Any]]:
         if self.how.mode == "compat":
             ears = ears - ears.mean(-1, keepdim=True)
-        found = self.embedder(ears.flatten(0, 1), self.how.conversion.sample_rate)
+        found = embedder(ears.flatten(0, 1), self.how.conversion.sample_rate)
         parts = [value.float().cpu().unflatten(0, (-1, 2)).numpy() for value in (found.embeddings, found.logits)]
         return [{"embeddings": own, "logits": scores} for own, scores in zip(*parts, strict=True)]
 

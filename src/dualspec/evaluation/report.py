@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dualspec.audio.azimuth import LEFT, RIGHT
 from dualspec.audio.hrir import HrirSet
-from dualspec.evaluation import distribution_metrics, spatial_metrics
+from dualspec.evaluation import spatial_metrics
 from dualspec.evaluation.clip_scores import View, clip_scores, write_clip_scores
 from dualspec.evaluation.clips import Clip, pair_clips, source_of
 from dualspec.evaluation.figures import confusion_figure, cue_figure
 from dualspec.evaluation.measure import Cache, Measurer, measure
+from dualspec.evaluation.probe import LoadedProbe
+from dualspec.evaluation.quality import quality, rounded
 from dualspec.files import write_text_atomic
 from dualspec.hearing.cues import CUES, InterauralCues
 
@@ -35,7 +36,7 @@ def judge(
     cache: Cache | None = None,
     hrir_set: HrirSet | None = None,
     localizer: dict[str, Any] | None = None,
-    embedder: dict[str, Any] | None = None,
+    probes: Mapping[str, LoadedProbe] | None = None,
     paired: bool = True,
     processes: int = 1,
     on_clips: Callable[[int], None] | None = None,
@@ -49,21 +50,23 @@ def judge(
         cache: where measurements are kept.
         hrir_set: the head whose cues for each clip's own spectrum are the target, in place of those of the references.
         localizer: name, SHA-256 and accuracy of the measurer's localizer, for the record.
-        embedder: name and SHA-256 of the measurer's embedder, for the record.
+        probes: say which sound is recognised, by the name of the embedder that each belongs to.
         paired: compare by name; otherwise references are only another set.
         processes: as `measure`.
         on_clips: as `measure`.
 
     Returns:
-        JSON values: "quality" by ear and their mean, "direction", "rows" per azimuth, "confusion" (asked by heard
-        sectors), "source" (what made the clips), and in "absent" each metric that has no value, with the reason.
+        JSON values: "quality" by ear and their mean, with FD, KL and IS by "embedder", the first; these and
+        "recognised" by each of "embedders"; "direction", "rows" per azimuth, "confusion" (asked by heard sectors),
+        "source" (what made the clips), and in "absent" each metric that has no value, with the reason.
 
     Raises:
-        ValueError: clips without a reference, or files that are no clips.
+        ValueError: clips without a reference, files that are no clips, or a probe of another embedder's weights.
 
     Paper section VI-C.
     """
     _refuse_own_choice(clips, measurer)
+    _refuse_foreign_probes(probes or {}, measurer)
     view = View(measurer, Cache(None) if cache is None else cache)
     partners = pair_clips(clips, references) if references is not None and paired else None
     pairs = list(zip(partners, clips, strict=True)) if partners is not None else []
@@ -79,8 +82,10 @@ def judge(
     }
     if references is not None:
         result["reference"] = {"num_clips": len(others), "paired": partners is not None}
-    result |= {name: facts for name, facts in (("embedder", embedder), ("localizer", localizer)) if facts is not None}
-    result["quality"] = _quality(view, clips, others, pairs, absent)
+    embedders = [{"name": name, "sha256": source.sha256} for name, source in measurer.embedders.items()]
+    result |= {"embedder": embedders[0]} if embedders else {}
+    result |= {"localizer": localizer} if localizer is not None else {}
+    result |= quality(view, clips, others, pairs, probes or {}, absent)
     result |= _direction(view, clips, partners, hrir_set, absent)
     for name in ("copied_mono", "resampled"):
         count = sum(view.of("cues", clip)[name] for clip in [*clips, *others])
@@ -101,70 +106,15 @@ def _refuse_own_choice(clips: Sequence[Clip], measurer: Measurer) -> None:
             )
 
 
-def _quality(
-    view: View, clips: Sequence[Clip], others: Sequence[Clip], pairs: list[tuple[Clip, Clip]], absent: dict[str, str]
-) -> dict[str, dict[str, float]]:
-    """Return the metrics of equations (17) to (20) for each ear, and their mean; compat has the left ear alone."""
-    ears = {"left": LEFT} if view.how.mode == "compat" else {"left": LEFT, "right": RIGHT}
-    quality: dict[str, dict[str, float]] = {ear: {} for ear in ears}
-    if pairs:
-        rows = view.likeness(pairs)
-        for ear, index in ears.items():
-            quality[ear] |= _likeness(rows, index, compat=view.how.mode == "compat")
-        for name in ("psnr_db", "ssim"):
-            equal = [ear for ear in ears if name not in quality[ear]]
-            if equal:
-                where = "" if len(equal) == len(ears) else f" at the {equal[0]} ear"
-                absent[name] = f"every clip equals its reference{where}"
-    else:
-        absent |= dict.fromkeys(("psnr_db", "ssim", "kl"), "no reference of the same name")
-    if view.how.embedder is None:
-        absent |= dict.fromkeys(("fd", "kl", "inception_score"), "no embedder was named")
-    else:
-        _distributions(view, clips, others, bool(pairs), ears, quality, absent)
-    if len(ears) == 2:
-        shared = [name for name in quality["left"] if name in quality["right"]]
-        quality["mean"] = {name: _number((quality["left"][name] + quality["right"][name]) / 2) for name in shared}
-    return {ear: values for ear, values in quality.items() if values}
-
-
-def _likeness(rows: Sequence[dict[str, Any]], ear: int, *, compat: bool) -> dict[str, float]:
-    """Average PSNR and SSIM of one ear; equal clips have no PSNR, and compat leaves them out of the SSIM, too."""
-    different = [row for row in rows if row["psnr_db"][ear] is not None]
-    kept = {"psnr_db": different, "ssim": different if compat else rows}
-    return {
-        name: _number(torch.tensor([row[name][ear] for row in chosen]).double().mean())
-        for name, chosen in kept.items()
-        if chosen
-    }
-
-
-def _distributions(
-    view: View,
-    clips: Sequence[Clip],
-    others: Sequence[Clip],
-    paired: bool,
-    ears: dict[str, int],
-    quality: dict[str, dict[str, float]],
-    absent: dict[str, str],
-) -> None:
-    """Add FD, KL and IS of each ear."""
-    embeddings, logits = view.embeddings(clips)
-    true_embeddings, true_logits = view.embeddings(others) if others else (None, None)
-    for ear, index in ears.items():
-        values = distribution_metrics.evaluate(
-            None if true_embeddings is None else true_embeddings[:, index],
-            embeddings[:, index],
-            None if true_logits is None or not paired else true_logits[:, index],
-            logits[:, index],
-            compat=view.how.mode == "compat",
-        )
-        quality[ear] |= {name: _number(value) for name, value in values.items()}
-    if "fd" not in values:
-        few = f"a covariance needs 2 clips or more, got {len(clips)} and {len(others)} references"
-        absent["fd"] = few if others else "no references"
-    if "inception_score" not in values:
-        absent["inception_score"] = f"{distribution_metrics.COMPAT_SPLITS} parts need as many clips, got {len(clips)}"
+def _refuse_foreign_probes(probes: Mapping[str, LoadedProbe], measurer: Measurer) -> None:
+    """A probe says nothing of another classifier's embeddings."""
+    for name, loaded in probes.items():
+        wanted = loaded.probe.config.embedder_sha256
+        if name not in measurer.embedders or wanted != measurer.embedders[name].sha256:
+            raise ValueError(
+                f"probe must belong to an embedder that is used, got one for {name} with the SHA-256 {wanted[:12]}…; "
+                "name that embedder, or make a probe for yours by `dualspec probe`"
+            )
 
 
 def _direction(
@@ -197,7 +147,7 @@ def _direction(
         "median_coherence": _optional(cues.coherence.nanmedian().item()),
     }
     errors = spatial_metrics.cue_error_medians(targets, cues)
-    direction |= {f"median_{name}": _number(value) for name, value in errors.items()}
+    direction |= {f"median_{name}": rounded(value) for name, value in errors.items()}
     table = spatial_metrics.direction_table(azimuths, cues, targets)
     result: dict[str, Any] = {"rows": [{name: _optional(value) for name, value in row.items()} for row in table]}
     if view.how.localizer is None:
@@ -220,13 +170,13 @@ def _localized(
         torch.tensor([answer[name] for answer in answers if answer], dtype=torch.float64)
         for name in ("azimuth_deg", "expectation_deg")
     )
-    result = {name: _number(value) for name, value in spatial_metrics.evaluate(wanted, found, mean).items()}
+    result = {name: rounded(value) for name, value in spatial_metrics.evaluate(wanted, found, mean).items()}
     if true_clips is not None:  # the paper's wording: the direction "matches that of the corresponding real audio"
         pairs = zip((view.of("localizer", clip) for clip in true_clips), answers, strict=True)
         both = [(one["azimuth_deg"], other["azimuth_deg"]) for one, other in pairs if one and other]
         if both:
             real, own = torch.tensor(both, dtype=torch.float64).T
-            result["agreement_with_reference"] = _number(spatial_metrics.azimuth_accuracy(real, own))
+            result["agreement_with_reference"] = rounded(spatial_metrics.azimuth_accuracy(real, own))
     return {"num_localized": len(wanted)} | result, spatial_metrics.confusion_matrix(wanted, found).tolist()
 
 
@@ -254,16 +204,57 @@ def markdown(result: dict[str, Any]) -> str:
                 [[ear, *(_cell(values.get(name)) for name in names)] for ear, values in result["quality"].items()],
             )
         )
-    for name in ("embedder", "localizer"):
-        if name in result:
-            blocks.append(f"{name}: {result[name]['name']}, SHA-256 {result[name]['sha256'][:12]}…")
-            if result[name].get("warning"):
-                blocks.append(f"**{result[name]['warning']}**")
+    blocks += _recognised_tables(result.get("embedders", {}))
+    judges = [("embedder", {"name": name, **facts}) for name, facts in result.get("embedders", {}).items()]
+    judges += [("localizer", result["localizer"])] if "localizer" in result else []
+    for role, facts in judges:
+        blocks.append(f"{role}: {facts['name']}, SHA-256 {facts['sha256'][:12]}…")
+        if facts.get("warning"):
+            blocks.append(f"**{facts['warning']}**")
     if "direction" in result:
         blocks.append(table(["direction", ""], [[name, _cell(value)] for name, value in result["direction"].items()]))
         blocks.append(markdown_table(result["rows"]))
     blocks += [f"- {name}: absent, {reason}" for name, reason in result["absent"].items()]
     return "\n\n".join(blocks)
+
+
+def _recognised_tables(embedders: dict[str, dict[str, Any]]) -> list[str]:
+    """Write FD, KL, IS and the shares of clips recognised by embedder, and the shares by class, the worst first."""
+    names = ("fd", "kl", "inception_score")
+    found = {name: facts["recognised"] for name, facts in embedders.items() if "recognised" in facts}
+    rows = []
+    for name, facts in embedders.items():
+        quality = facts["quality"].get("mean", facts["quality"].get("left", {}))
+        rows.append([name, *(_cell(quality.get(key)) for key in names), *_counted(found.get(name))])
+    heads = ["embedder", *names, "recognised top-1 %", "top-5 %", "clips", "left out", "true unseen clips, top-1 %"]
+    blocks = [table(heads, rows)] if rows else []
+    labels = sorted({label for own in found.values() for label in own["classes"]})
+    labels.sort(key=lambda label: sum(own["classes"].get(label, {"top1": 0.0})["top1"] for own in found.values()))
+    if found:
+        lines = []
+        for label in labels:
+            each = [own["classes"].get(label) for own in found.values()]
+            count = next(own["num_clips"] for own in each if own)
+            lines.append([label, str(count), *(_share(own, key) for own in each for key in ("top1", "top5"))])
+        blocks.append(table(["sound", "clips", *(f"{n} {t} %" for n in found for t in ("top-1", "top-5"))], lines))
+    return blocks
+
+
+def _counted(found: dict[str, Any] | None) -> list[str]:
+    """Write the shares recognised, the clips behind them, and what the probe makes of true unseen clips."""
+    if found is None:
+        return ["–"] * 5
+    truth = found["probe"].get("held_out_top1")
+    counts = [str(found["num_clips"]), str(found["num_left_out"])]
+    return [_share(found, "top1"), _share(found, "top5"), *counts, "–" if truth is None else f"{100 * truth:.1f}"]
+
+
+def _share(found: dict[str, Any] | None, name: str) -> str:
+    """Write a share and its interval in per cent."""
+    if found is None:
+        return "–"
+    low, high = (f"{100 * bound:.0f}" for bound in found[f"{name}_interval"])
+    return f"{100 * found[name]:.1f} [{low}, {high}]"
 
 
 def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -293,10 +284,6 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _number(value: Any) -> float:
-    return round(float(value), 6)
-
-
 def _optional(value: float) -> float | None:
     """Round to six digits; what could not be measured is absent, not a number."""
-    return None if value != value else value if isinstance(value, int) else _number(value)
+    return None if value != value else value if isinstance(value, int) else rounded(value)

@@ -227,7 +227,8 @@ def _check_size(config: Any, state: dict[str, Tensor], folder: str | Path) -> No
     most = max(16, len(state))
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     for name, value in values.items():
-        count = len(value) if isinstance(value, tuple) else value if "layers" in name else 0
+        layers = isinstance(value, tuple) and not any(isinstance(one, str) for one in value)  # words are no layers
+        count = len(value) if layers else value if "layers" in name else 0
         if count > most:
             raise ValueError(
                 f"{name} of {folder} must be at most {most} for its tensors, got {count}; restore the folder"
