@@ -415,3 +415,19 @@ def test_weights_of_the_parts_are_those_of_the_loss_and_not_of_the_error(trained
     assert not torch.allclose(weighted, plain)
     with pytest.raises(ValueError, match="part_weights must be one for each of 2 latents"):
         DenoiserPhase(override(recipe, ["task.part_weights=[1.0]"]).task, task.pairing)
+
+
+def test_adversaries_hear_the_same_part_of_both(corpus, head):
+    settings = ["task.adversarial_samples=1000", "task.adversarial_start_fraction=0.0"]
+    recipe = override(get_recipe("tiny/vocoder"), settings)
+    task = build_task(recipe.task, corpus, head, device="cpu", num_bank_samples=16_384, vae_folders={})
+    random = StepRandom(0, 0, slice(None), 2)
+    batch = task.make_batch(torch.tensor([0, 3]), random)
+    task.phase.vocoder.forward = lambda mel: batch["waveform"]  # a perfect one
+    task.phase(batch, random, 0, 0.5)
+    assert batch["heard"].shape == (2, 1000) and torch.equal(batch["heard"], batch["made"])
+    starts = [int((whole.unfold(0, 1000, 1) == part).all(dim=1).nonzero()[0]) for whole, part in
+              zip(batch["waveform"], batch["heard"], strict=True)]  # fmt: skip
+    assert len(set(starts)) == 2, "each clip is cut at a place of its own"
+    losses, _ = task.phases["adversaries"](batch, random, 0, 0.5)
+    assert torch.isfinite(losses).all()

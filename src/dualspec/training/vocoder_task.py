@@ -54,6 +54,7 @@ class VocoderTaskConfig:
     feature_weight: float = 2.0  # on feature matching
     adversarial_weight: float = 1.0  # on the adversarial loss; 0 turns the adversaries off
     adversarial_start_fraction: float = 0.3  # fraction of the run without adversaries
+    adversarial_samples: int = 0  # samples that the adversaries hear, cut anywhere from each clip; 0: all of it
     periods: PeriodDiscriminatorConfig = field(default_factory=PeriodDiscriminatorConfig)  # multi-period adversary
     resolutions: ResolutionDiscriminatorConfig = field(default_factory=ResolutionDiscriminatorConfig)  # STFT adversary
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-4, betas=(0.8, 0.99)))
@@ -88,19 +89,20 @@ class VocoderPhase(Phase):
         self._adversaries = [adversaries]
 
     def forward(self, batch: Batch, random: StepRandom, step: int, progress: float) -> tuple[Tensor, Logs]:
-        """Return the loss, the same for every clip (B,), and its terms; leaves the estimate for the adversaries."""
+        """Return the loss, the same for every clip (B,), and its terms; leaves for the adversaries what they judge."""
         reference, config = counted(batch, batch["waveform"]), self.config
         estimate = self.vocoder(counted(batch, batch["log_mel"]))[..., : reference.shape[-1]].float()
         mel = mel_l1_loss(reference, estimate, config.vocoder.mel)
         spectral = multi_resolution_stft_loss(reference, estimate)
         loss = config.mel_weight * mel + config.stft_weight * spectral
         logs = {"mel_l1": mel.detach(), "stft": spectral.detach()}
-        batch["estimate"] = estimate.detach()
         if config.adversarial_weight and progress >= config.adversarial_start_fraction and self.training:
+            heard, made = _same_part(reference, estimate, config.adversarial_samples, random)
+            batch["heard"], batch["made"] = heard, made.detach()
             adversaries = self._adversaries[0].requires_grad_(False)
-            judged = adversaries(estimate)
+            judged = adversaries(made)
             with torch.no_grad():
-                real = adversaries(reference)
+                real = adversaries(heard)
             adversaries.requires_grad_(True)
             adversarial, features = adversarial_loss(judged), feature_matching_loss(real, judged)
             loss = loss + config.adversarial_weight * adversarial + config.feature_weight * features
@@ -125,10 +127,18 @@ class AdversariesPhase(Phase):
 
     def forward(self, batch: Batch, random: StepRandom, step: int, progress: float) -> tuple[Tensor, Logs]:
         """Return the loss, the same for every clip (B,)."""
-        loss = discriminator_loss(
-            self.adversaries(counted(batch, batch["waveform"])), self.adversaries(batch["estimate"])
-        )
+        loss = discriminator_loss(self.adversaries(batch["heard"]), self.adversaries(batch["made"]))
         return loss.expand(len(batch["weight"])), {}
+
+
+def _same_part(reference: Tensor, estimate: Tensor, length: int, random: StepRandom) -> tuple[Tensor, Tensor]:
+    """Cut the same part of `length` samples from both (B, S), elsewhere in each clip; all of them where it is 0."""
+    size = reference.shape[-1]
+    if not 0 < length < size:
+        return reference, estimate
+    starts = random.integers(size - length + 1)[: len(reference)].to(reference.device, non_blocking=True)
+    places = starts[:, None] + torch.arange(length, device=reference.device)
+    return reference.gather(1, places), estimate.gather(1, places)
 
 
 class VocoderTask:
