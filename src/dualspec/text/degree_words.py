@@ -21,16 +21,19 @@ from dualspec.text.direction_words import (
 )
 
 _TEENS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _SMALL = rf"(?:(?:{'|'.join(_TENS)})(?:[ -]?(?:{'|'.join(_TEENS[1:10])}))?|{'|'.join(sorted(_TEENS, key=len)[::-1])})"
 NUMBER_WORDS = rf"(?:(?:an?|one|two|three)[ -]hundred(?:[ -](?:and[ -])?{_SMALL})?|{_SMALL})\b"
 _NUMBER = rf"(?:\d{{1,12}}(?:\.\d{{0,12}})?|{NUMBER_WORDS})"
 _SIGN = r"(?:[+-] ?|\b(?:minus|negative|plus|positive) )"
 _UNIT = r"[ -]?(?:°|deg(?:r+e+s*|s)?\b(?:\.(?= ))?)"
-_HEAT = r"(?! ?(?:[cfk]|celsius|fahrenheit|kelvin|centigrade)\b| (?:outside|below (?:zero|freezing)|hot|cold)\b)"
+_HEAT = (
+    r"(?! ?(?:[cfk](?!\w|\.\w)|(?:celsius|fahrenheit|kelvin|centigrade)\b)|"
+    r" (?:outside|below (?:zero|freezing)|hot|cold)\b)"
+)
 _HEATED = re.compile(r"\b(?:pre)?(?:heated|cooled|warmed|temperature|temp)(?: \w+)? $", REGEX_FLAGS)
 
 _DEGREES = re.compile(
@@ -40,11 +43,15 @@ _DEGREES = re.compile(
     rf"|(?<![\w.])(?P<sign2>{_SIGN})?(?P<number2>{_NUMBER})(?P<unit2>{_UNIT}){_HEAT})",
     REGEX_FLAGS,
 )
-_UNREAD = re.compile(rf"(?:°|(?<![a-z])deg(?:r+e+s*|s)?\b){_HEAT}", REGEX_FLAGS)
+_UNREAD = re.compile(  # the second is a slip of the keys after a number, such as "dgrees"
+    rf"(?:°|(?<![a-z])deg(?:r+e+s*|s)?\b){_HEAT}|"
+    r"(?<=\d) (?!deg(?:r+e+s*)?\b)d(?=[a-z]*g)(?=[a-z]*(?:ee|gr|rg|eg))[a-z]{3,7}s\b",
+    REGEX_FLAGS,
+)
 
 _NAME = re.compile(  # "90 degree turn", "third degree burn"
-    r"[ -]?degree (?!(?:angle|azimuth|direction|position|in|on|at|to|towards?|from|off|of|left|right|behind|ahead|front|back|"
-    r"rear|up|down|above|below|and|or|clock|c?cw|anti|counter|north|south|east|west)\b)[a-z]",
+    r"[ -]?degree (?!(?:angle|azimuth|direction|position|in|on|at|to|towards?|from|off|of|left|right|behind|ahead|"
+    r"front|back|rear|up|down|above|below|and|or|clock|c?cw|anti|counter|north|south|east|west)\b)[a-z]",
     REGEX_FLAGS,
 )
 
@@ -95,17 +102,18 @@ _OTHER_BEFORE = re.compile(
     REGEX_FLAGS,
 )
 _OTHER_AFTER = re.compile(
-    r",?\d|'|"
+    rf",?\d|'|, ?{_PARTNER}(?:{_UNIT}| ?(?:[.;!?)]|$))|"
     rf"(?: ?\.{{2,}} ?| ?[/~&>\u2192\u00b1+-]+ ?| (?:to|and|or|until|till|through|thru|then)(?: to)? ){_PARTNER}"
     rf"(?:{_UNIT}| ?(?:[,.;!?)]|$)| ?o ?'? ?clock)| ?[/\u00b1\u2044*^] ?\d",
     REGEX_FLAGS,
 )
 _OTHER_START = re.compile(
-    r"[ ,]{0,2}(?:(?:to|towards?) )?(?:the )?(?:[lrnsew]\b|[lr]t\b|(?:true|magnetic|starboard|port|rad|radians?|up|down|"
-    r"upwards?|downwards?|above|below|high|low|elevation|elevated|past|before|of|off|from|"
+    r"[ ,]{0,2}(?:(?:to|towards?) )?(?:the )?(?:[lrnsew]\b|[lr]t\b|(?:true|magnetic|starboard|port|rad|radians?|up|"
+    r"down|upwards?|downwards?|above|below|high|low|elevation|elevated|past|before|of|off|from|"
     r"(?:north|south)(?:[ -]?(?:east|west))?|east|west)\b(?! wind))",
     REGEX_FLAGS,
 )
+_HEIGHT = re.compile(r"up|down|above|below|high|low|elevat", REGEX_FLAGS)
 _FOREIGN = re.compile(
     r"\b(?:rechts|links|rechter|linker|droite|gauche|derecha|izquierda|destra|sinistra|direita|esquerda|h\u00f6ger|"
     r"v\u00e4nster|prawo|lewo|prawej|lewej|sa\u011f|sol|\u0441\u043f\u0440\u0430\u0432\u0430|\u0441\u043b\u0435\u0432"
@@ -138,7 +146,7 @@ def unread_degrees(words: str) -> str | None:
     for found in _UNREAD.finditer(words):
         head = words[max(0, found.start() - 40) : found.start()]
         if not (_HEATED.search(head[: head.rstrip().rfind(" ") + 1]) or _NAME.match(words, found.start())):
-            return " ".join(head.split()[-1:]) + words[found.start() - 1] * head.endswith(" ") + found[0]
+            return f"{' '.join(head.split()[-1:])}{' ' * head.endswith(' ')}{found[0]}"
     return None
 
 
@@ -170,7 +178,7 @@ def _read(words: str, found: re.Match[str], floor: int, is_location: bool) -> Ma
             return None
     _check_alone(words, found, end if after is None else after.end())
     if is_spaced and key and not found["link"].strip():
-        raise ValueError(f"azimuth must have its sign at the number, got {found[0]!r}; write 'DOA -30' or 'DOA 30'")
+        raise ValueError(f"location must have its sign at the number, got {found[0]!r}; write 'DOA -30' or 'DOA 30'")
     signed = -degrees if negative else degrees
     if before is None and after is None:
         azimuth = _plain(signed, found[0], key)
@@ -209,7 +217,8 @@ def _side_before(head: str, stop: int) -> re.Match[str] | None:
         before.pop()
     if before and (before[-1] in SIDE_WORDS or before[-1] in WEIGHT_WORDS):
         return None  # part of a diagonal
-    is_idle = found["side"].lower() == "right" and not found["join"].strip() and stop < len(head)  # "right at 30°"
+    is_alone = not (found["bare"] or found["join"].strip() or found["start1"])
+    is_idle = is_alone and found["side"].lower() == "right" and stop < len(head)  # "right at 30 degrees"
     if not found["bare"] and (is_idle or (before and before[-1] in NOT_A_SIDE_AFTER)):
         return None
     return found
@@ -223,16 +232,21 @@ def _check_alone(words: str, found: re.Match[str], end: int) -> None:
     tail = found.end()
     is_range = _OTHER_AFTER.match(words, tail) or _OTHER_AFTER.match(words, end)
     if _OTHER_BEFORE.search(_APPROX.sub("", head)) or is_range or (sign_before.strip() and head.endswith(("/", "+"))):
-        got = " ".join([*words[:start].split()[-2:], words[start : end + 12].strip()])
+        got = " ".join([*words[:start].split()[-2:], *words[start:].split()[:6]])
         raise ValueError(
             f"location must name one number of degrees, got {got[:80]!r}; write for example 'DOA 30'; {SEVERAL}"
         )
     odd = _OTHER_START.match(words, end) or _FOREIGN.search(words, max(0, start - 40), end + 40)
     if odd is None and found["key"] and "bearing" in found["key"].lower():
         odd = re.search(r"\b(?:true|magnetic) $", words[: found.start()], REGEX_FLAGS)
+    if odd is not None and _HEIGHT.search(odd[0]):
+        raise ValueError(
+            f"location must be at the height of the ears, got {words[start : odd.end()]!r}; leave the height out, "
+            "as the model knows none"
+        )
     if odd is not None:
         raise ValueError(
-            f"degrees must be counted from the front or back of the listener, got {found[0].strip()!r} beside "
+            f"location must count degrees from the front or back of the listener, got {found[0].strip()!r} beside "
             f"{odd[0].strip(' ,')!r}; write for example '30 degrees to the right'"
         )
 
@@ -256,7 +270,8 @@ def _beside(
     beside = [side for side in (before, after) if side is not None]
     names = {_side_name(side["side"]) for side in beside}
     if len(names) > 1:
-        raise ValueError(f"location must name one direction, got {' and '.join(sorted(names))}; name one of them")
+        got = " and ".join(sorted(names))
+        raise ValueError(f"location must name one direction, got {got}; name one of them, {SEVERAL}")
     (side,) = names
     starts = [side[group] for side in beside for group in side.re.groupindex if group.startswith("start")]
     is_back = any(start and start.lower().startswith(("behind", "back", "rear")) for start in starts)
@@ -264,7 +279,9 @@ def _beside(
     got = words[found.start() : after.end() if after else found.end()].strip()
     if "clockwise" in side:
         if not 0.0 <= degrees < 360.0:
-            raise ValueError(f"degrees clockwise must be 0 to 359, got {got!r}; say for example '30 degrees clockwise'")
+            raise ValueError(
+                f"location must have 0 to 359 degrees clockwise, got {got!r}; say for example '30 degrees clockwise'"
+            )
         return wrap_deg(origin - degrees if side == "clockwise" else origin + degrees)
     is_apart = after is None or bool(after["join"].strip(" -"))
     is_on_side = (0.0 < wrap_deg(degrees) < 180.0) == (side == "left") and wrap_deg(degrees) % 180.0 != 0.0
@@ -272,12 +289,14 @@ def _beside(
     if is_doa or (is_apart and not 0.0 <= degrees <= 180.0):
         if is_back or not is_on_side or not -180.0 <= degrees < 360.0:
             raise ValueError(
-                f"azimuth must lie on the {side} beside that word, got {got!r}; DOA 90 is left, 270 right, and "
-                f"'30 degrees to the {side}' counts from the front"
+                f"location must have an azimuth on the {side} beside that word, got {got!r}; DOA 90 is left, 270 right, "
+                f"and '30 degrees to the {side}' counts from the front"
             )
         return wrap_deg(degrees)
     if not 0.0 <= degrees <= 180.0:
-        raise ValueError(f"degrees to a side must be 0 to 180, got {degrees:g}; say for example '30 degrees to the left'")
+        raise ValueError(
+            f"degrees to a side must be 0 to 180, got {degrees:g}; say for example '30 degrees to the left'"
+        )
     return wrap_deg(origin + degrees if (side == "left") != is_back else origin - degrees)
 
 

@@ -27,6 +27,9 @@ SIDE_WORDS: dict[str, Side] = {
     **dict.fromkeys(("behind", "back", "rear", "backward", "backwards", "rearward", "rearwards"), "back"),
     **dict.fromkeys(("left", "leftward", "leftwards", "lefthand", "leftmost", "lefthandside"), "left"),
     **dict.fromkeys(("right", "rightward", "rightwards", "righthand", "rightmost", "righthandside"), "right"),
+    # Slips of the keys that are no other word.
+    "fornt": "front", "frotn": "front", "behing": "back", "behnid": "back", "behidn": "back", "beihnd": "back",
+    "lfet": "left", "letf": "left", "leftt": "left", "rigth": "right", "rihgt": "right", "rgiht": "right",
 }  # fmt: skip
 WEIGHT_WORDS: dict[str, Weight] = {
     **dict.fromkeys(
@@ -192,7 +195,9 @@ def sum_directions(tokens: Sequence[Token]) -> tuple[float, float] | None:
     for axis in (lateral, depth):
         sides = list(dict.fromkeys(part.side for part in axis))
         if len(sides) > 1:
-            raise ValueError(f"location must name one direction, got {' and '.join(sides)}; name one of them, {SEVERAL}")
+            raise ValueError(
+                f"location must name one direction, got {' and '.join(sides)}; name one of them, {SEVERAL}"
+            )
     if not main:
         return None
     if not lateral or not depth:

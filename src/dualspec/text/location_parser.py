@@ -39,7 +39,9 @@ _BETWEEN = re.compile(
     rf"{_HOUR}{_OCLOCK}{_DAYTIME}{_TAIL}",
     REGEX_FLAGS,
 )
-_COLON = re.compile(rf"{_LEAD}{_HOUR}[:.](\d\d)(?![:.]?\d)(?!\s*(?:°|deg))(?:({_OCLOCK})|\b){_DAYTIME}{_TAIL}", REGEX_FLAGS)
+_COLON = re.compile(
+    rf"{_LEAD}{_HOUR}[:.](\d\d)(?![:.]?\d)(?!\s*(?:°|deg))(?:({_OCLOCK})|\b){_DAYTIME}{_TAIL}", REGEX_FLAGS
+)
 _THIRTY = re.compile(rf"{_LEAD}{_HOUR}[\s-]thirty\b(?:{_OCLOCK})?{_DAYTIME}{_TAIL}", REGEX_FLAGS)
 _ON_THE_HOUR = re.compile(rf"{_LEAD}{_HOUR}{_OCLOCK}{_DAYTIME}{_TAIL}", REGEX_FLAGS)
 _MY_SIX = re.compile(rf"\b(?:at|on|from)\s+(?:my|your|our)\s+{_HOUR}(?=\s*(?:[,.;!?]|$))", REGEX_FLAGS)
@@ -66,8 +68,8 @@ _THINGS = frozenset({
 _SCENES = frozenset({"room", "hall", "scene", "space", "field", "image", "mix", "soundstage"})
 # Words that led into a direction and mean nothing without it.
 _LEAD_WORDS = frozenset({
-    "coming", "comes", "come", "located", "positioned", "placed", "situated", "heard", "somewhere", "sounding", "and",
-    "is", "are", "from",
+    "coming", "comes", "come", "located", "positioned", "placed", "situated", "heard", "somewhere", "sounding",
+    "panned", "and", "is", "are", "from",
 })  # fmt: skip
 _AFTER_PHRASES = ("there is ", "there are ", "there's ", "is ", "are ", "comes ", "come ", "i hear ", "we hear ",
                   "you hear ")  # fmt: skip
@@ -138,11 +140,11 @@ def parse_location(text: str) -> ParsedAzimuth | None:
     return _read_location(clean_text(text))[0]
 
 
-def read_template_location(words: str) -> ParsedAzimuth | None:
-    """Read a LOCATION as `parse_location`, and refuse words in it that are no part of its direction."""
+def read_template_location(words: str, event: str) -> ParsedAzimuth | None:
+    """Read a LOCATION as `parse_location`, and refuse words in it that belong neither to its direction nor to EVENT."""
     azimuth, numbers = _read_location(words)
     if azimuth is not None:
-        check_rest(words, numbers)
+        check_rest(words, numbers, event)
     return azimuth
 
 
@@ -223,8 +225,8 @@ def _read_between(match: re.Match[str], is_location: bool) -> ParsedAzimuth:
     moves = match[1] is None and (match[3].lower() == "and" or match[0].lower().startswith("from"))
     if moves or (second - first) % 12 != 1:
         raise ValueError(
-            f"location must name one direction, got {match[0].strip()!r}; say 'between' neighbouring hours, or one hour; "
-            f"{SEVERAL}"
+            f"location must name one direction, got {match[0].strip()!r}; say 'between' neighbouring hours, or one "
+            f"hour; {SEVERAL}"
         )
     return _clock(first + 0.5)
 
@@ -270,7 +272,8 @@ def _choose(matches: Sequence[Match]) -> Match:
         if circular_error_deg(best.azimuth.azimuth_deg, match.azimuth.azimuth_deg) > 45.0:
             got = " and ".join(f"{match.azimuth.azimuth_deg:g}" for match in matches)
             raise ValueError(
-                f"prompt must name one direction, got {got} degrees; write one event and one direction per prompt, {SEVERAL}"
+                f"prompt must name one direction, got {got[:80]} degrees; write one event and one direction per "
+                f"prompt, {SEVERAL}"
             )
     return best
 

@@ -226,10 +226,18 @@ def parse_prompt(text: str) -> ParsedPrompt:
             direction in its event beside its location, or other words in its location beside a direction.
     """
     parsed = _take_apart(text)
-    if parsed.location is not None and (found := find_location(parsed.event)) is not None:
+    if parsed.location is None:
+        return parsed
+    try:
+        found = find_location(parsed.event)
+    except ValueError as error:
         raise ValueError(
-            f"event must be free of directions beside {parsed.location[:80]!r}, got {found.words[:80]!r}; leave it out, "
-            f"as in {found.rest[:80]!r}"
+            f"event must be free of directions beside its location, got {parsed.event[:80]!r}; {error}"
+        ) from error
+    if found is not None:
+        raise ValueError(
+            f"event must be free of directions beside its location, got {found.words[:80]!r}; leave it out, as in "
+            f"{found.rest[:80]!r}"
         )
     return parsed
 
@@ -269,7 +277,8 @@ def _take_apart(text: str) -> ParsedPrompt:
     location = location.strip()
     if not location:
         return _parse_free_text(_checked_event(event))
-    return ParsedPrompt(event=_checked_event(event), location=location, azimuth=read_template_location(location))
+    event = _checked_event(event)
+    return ParsedPrompt(event=event, location=location, azimuth=read_template_location(location, event))
 
 
 def _draw(num_choices: int, generator: torch.Generator) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -48,10 +49,11 @@ _GOAL_OF_ANY = re.compile(rf"to (?!my|your|our)|towards? |into |{_BARE_SIDE}", R
 
 _NEGATED = re.compile(
     rf"(?:\b(?:not|never|except(?: for)?|excluding|instead of|rather than|anywhere but|everywhere but|"
-    rf"opposite(?: of| to)?|away from|no longer|neither|nor|unlike|other than|avoid(?:ing)?|(?:is|are|was|were|does|do)n't)"
+    rf"opposite(?: of| to)?|away from|no longer|neither|nor|unlike|other than|avoid(?:ing)?|(?:is|are|was|were)n't)"
     rf" {_SMALL_WORDS}|n't (?:come|hear|be|want|place|put|sound)\b[^@]*|\b(?:no|without any) \w+ )$",
     REGEX_FLAGS,
 )
+_AWAY = re.compile(r"\b(?:away|far) $", REGEX_FLAGS)
 _EITHER = re.compile(r"\b(?:either|neither|both) (?:\w+ )?$", REGEX_FLAGS)
 _OR_NEXT = re.compile(r" ?,? ?(?:or|nor|/|and/or) (?:else |maybe |perhaps )?@", REGEX_FLAGS)
 _THEN_NEXT = re.compile(
@@ -62,7 +64,8 @@ _THEN_NEXT = re.compile(
 _HEIGHT_OF_SIDE = re.compile(r"\b(?:upper|lower|top|bottom|higher)[ -]$", REGEX_FLAGS)
 _HEIGHT_OF_LEFT = re.compile(r"\b(?:up|down|high|low|above|below|overhead|upwards?|downwards?)[ -]$", REGEX_FLAGS)
 _HEIGHT_AND = re.compile(
-    rf"\b(?:up|down|upwards?|downwards?|high|low|above|below|overhead|beneath){_ME},? (?:and|but) (?:slightly )?$", REGEX_FLAGS
+    rf"\b(?:up|down|upwards?|downwards?|high|low|above|below|overhead|beneath){_ME},? (?:and|but) (?:slightly )?$",
+    REGEX_FLAGS,
 )
 _HEIGHT_AFTER = re.compile(
     r"[ ,-]{1,2}(?:and |but )?(?:(?:slightly|a bit|a little|very) )?"
@@ -70,28 +73,28 @@ _HEIGHT_AFTER = re.compile(
     r"(?=$| ?[,.;!?)\]]| (?:me|us|you|my|the listener)\b)|[ ,]{1,2}(?:at )?(?:an? )?elevat(?:ion|ed)\b",
     REGEX_FLAGS,
 )
+_ELEVATION = re.compile(r"\b(?:elevation|altitude|inclination)\b ?(?:angle )?(?:of|is|=|:|at)? ?[+-]?\d", REGEX_FLAGS)
 _PART_BEFORE = re.compile(
     r"\b(?:half|half-?way|midway|(?:one |a |three )?quarters?|(?:a |one )third|an? eighth)"
     r"(?: (?:of )?(?:an? )?(?:turn|circle|way|rotation))?(?: to| of)? ?-?$",
     REGEX_FLAGS,
 )
 _OFFSET_BEFORE = re.compile(
-    rf"(?:\b(?:quarters?|minutes?|half|\d+|{NUMBER_WORDS}) (?:to|past|after|before|till|of)|\b(?:minus|negative|between|"
-    rf"past|after|before|until|till)) (?:the )?$",
+    rf"(?:\b(?:quarters?|minutes?|half|\d+|{NUMBER_WORDS}) (?:to|past|after|before|till|of)|"
+    rf"\b(?:minus|negative|between|past|after|before|until|till)) (?:the )?$",
     REGEX_FLAGS,
 )
-_SIDE_OF_BEFORE = re.compile(
-    rf"\b(?:{_SIDE}|(?:counter|anti)?-?clockwise) (?:of|from|off) (?:the )?$", REGEX_FLAGS
-)
+_SIDE_OF_BEFORE = re.compile(rf"\b(?:{_SIDE}|(?:counter|anti)?-?clockwise) (?:of|from|off) (?:the )?$", REGEX_FLAGS)
 _OFFSET_AFTER = re.compile(
     r" (?:thirty|fifteen|forty[ -]five|and (?:a|an|one) (?:half|quarter)|(?:plus|minus)\b)|"
     r" ?(?:to|-|\u2192|->|until|through)+ ?(?:\d+|[a-z]+) ?o ?'? ?clock",
     REGEX_FLAGS,
 )
 _BARE_NUMBER_BEFORE = re.compile(rf"(?<![\w.:])(?:\d{{1,3}}|(?!one ){NUMBER_WORDS}) ,?$", REGEX_FLAGS)
-_BARE_NUMBER_AFTER = re.compile(r"[ ,:(=]{0,3}[-+]?\d{1,3}(?:\.\d+)?\)?(?=$| ?[,.;!?)])", REGEX_FLAGS)
+_BARE_NUMBER_AFTER = re.compile(r"[ ,:(=]{0,3}(?:(?:at|by) )?[-+]?\d{1,3}(?:\.\d+)?\)?(?=$| ?[,.;!?)])", REGEX_FLAGS)
 _OTHER_UNIT_BEFORE = re.compile(
-    rf"(?:%|\b(?:percent|per cent|rad|radians?|gradians?|gon|mils?)|(?:\d|\b{NUMBER_WORDS}) (?:hours?|turns?|clicks?|steps?))"
+    r"(?:%|\b(?:percent|per cent|rad|radians?|gradians?|gon|mils?)|"
+    rf"(?:\d|\b{NUMBER_WORDS}) (?:hours?|turns?|clicks?|steps?))"
     r"(?: (?:off|over|panned|pan))?[ ,]{1,2}$",
     REGEX_FLAGS,
 )
@@ -109,15 +112,23 @@ _LINK_WORDS = frozenset({
 # What may stand in LOCATION beside the words of a direction.
 _FILLERS = frozenset({
     "about", "around", "approximately", "approx", "roughly", "circa", "ca", "some", "quite", "really", "purely", "only",
-    "completely", "entirely", "totally", "absolutely", "clearly", "extreme", "extremely", "absolute", "relative", "pure",
-    "it", "it's", "its", "be", "are", "was", "should", "that", "this", "there", "here", "where", "which", "as", "seen",
+    "completely", "entirely", "totally", "absolutely", "clearly", "extreme", "extremely", "absolute", "relative",
+    "pure", "it", "it's", "its", "be", "are", "was", "should", "that", "this", "there", "here", "where", "which", "as",
+    "seen", "now", "panned",
     "sound", "sounds", "source", "noise", "audio", "event", "signal", "heard", "hear", "coming", "comes", "come",
     "arriving", "sounding", "playing", "appears", "i", "am", "he", "his", "her", "their", "person", "person's", "user",
-    "user's", "observer", "own", "body", "out", "over", "ish", "panned", "pan", "stereo", "headphone", "earphone",
+    "user's", "observer", "own", "body", "out", "over", "ish", "pan", "stereo", "headphone", "earphone",
     "headphones", "region", "zone", "part", "sector", "section", "hemisphere", "flank", "end", "edge", "field",
     "room", "hall", "scene", "space", "image", "mix", "soundstage", "please", "between", "midway", "halfway", "azimuth",
     "location", "place", "near", "clock", "ahead", "face", "still", "static", "stationary", "fixed", "for", "bearing",
+    "immediate", "full", "exact", "sharp", "microphone", "mic", "camera", "viewer", "player", "wearer",
 })  # fmt: skip
+_HARMLESS = re.compile(
+    r"\b(?:(?:close|next|near) to (?=(?:the |my |your )?(?:left|right) ear)|or so\b|i\.? ?e\b|"
+    r"(?:same|ear|head|eye)[ -](?:level|height)\b)|"
+    r"(?<=\bleft )(?:half|third|quarter)\b|(?<=\bright )(?:half|third|quarter)\b|(?<=\brear )quarter$|\bright now\b",
+    REGEX_FLAGS,
+)
 _MARKS = frozenset(".;:!?[]{}=~'\"*|+<>@#_\u2022\u00b7\u2026\u200c\u200d")
 
 
@@ -131,7 +142,7 @@ def check_context(words: str, matches: Sequence[Match]) -> None:
     Raises:
         ValueError: If the text moves, negates, lifts, halves or doubles a direction, or holds degrees that nobody read.
     """
-    moving = _FROM_TO.search(words)
+    moving = _FROM_TO.search(_mark(words, [match for match in matches if match.azimuth.style != "general"])[0])
     if moving is not None and not _FROM_BEHIND_TO_A_SIDE.match(moving[0]):
         raise _one_direction(moving[0])
     if not matches:
@@ -154,31 +165,29 @@ def check_context(words: str, matches: Sequence[Match]) -> None:
         )
 
 
-def check_rest(words: str, matches: Sequence[Match]) -> None:
+def check_rest(words: str, matches: Sequence[Match], event: str) -> None:
     """Refuse what stands in a LOCATION beside its direction, which would be lost.
 
     Args:
         words: The LOCATION, which went through `clean_text`.
         matches: Numbers that were read in it.
+        event: The EVENT; what it says may be said again.
 
     Raises:
         ValueError: If there are other words.
     """
-    blank = words
+    blank = _HARMLESS.sub(lambda found: ";" * len(found[0]), words)
+    known = _FILLERS | _MARKS | {token.word for token in tokenize(event)}
     for match in matches:
         blank = blank[: match.start] + ";" * (match.end - match.start) + blank[match.end :]
     tokens = tokenize(blank)
-    left = [
-        index
-        for index, token in enumerate(tokens)
-        if not token.joins and token.word not in _FILLERS and token.word not in _MARKS
-    ]
+    left = [index for index, token in enumerate(tokens) if not token.joins and token.word not in known]
     if left:
         first = left[0] - 1 if left[0] and tokens[left[0] - 1].word in ("far", "very", "all") else left[0]
         got = words[tokens[first].start : tokens[left[-1]].end]
         raise ValueError(
-            f"location must be one direction around the listener and nothing else, got also {got[:80]!r}; leave that out, "
-            "or write it into EVENT"
+            f"location must be one direction around the listener and nothing else, got also {got[:80]!r}; leave that "
+            "out, or write it into EVENT"
         )
 
 
@@ -199,7 +208,7 @@ def _check_beside(said: str, match: Match, before: str, after: str) -> None:
     before, after = _with_edges(said, before, after)
     said = said.strip(" ,;-")
     is_bare = re.match(rf"{_SIDE}\b", said, REGEX_FLAGS) is not None
-    if _NEGATED.search(before):
+    if _NEGATED.search(before) or (_AWAY.search(before) and said.lower().startswith("from ")):
         raise ValueError(
             f"location must say where the sound is, got {_said(before, said)!r}, where it is not; write for example "
             f"'on the right', and use `dualspec scene` for several directions"
@@ -214,7 +223,7 @@ def _check_beside(said: str, match: Match, before: str, after: str) -> None:
     is_raised = (is_bare and _HEIGHT_OF_SIDE.search(before)) or (
         re.match(_BARE_SIDE, said, REGEX_FLAGS) and _HEIGHT_OF_LEFT.search(before)
     )
-    if is_raised or _HEIGHT_AND.search(before) or _HEIGHT_AFTER.match(after):
+    if is_raised or any(pattern.search(before) for pattern in (_HEIGHT_AND, _ELEVATION)) or _HEIGHT_AFTER.match(after):
         raise ValueError(
             f"location must be at the height of the ears, got {(_said(before, said) + after)[:80]!r}; leave the height "
             "out, as the model knows none"
@@ -224,8 +233,8 @@ def _check_beside(said: str, match: Match, before: str, after: str) -> None:
     )
     if is_offset:
         raise ValueError(
-            f"clock directions must be full or half hours, got {(_said(before, said) + after)[:80]!r}; write for example "
-            "'half past two direction' or 'DOA 285'"
+            f"location must be a full or half hour of the clock, got {(_said(before, said) + after)[:80]!r}; write for "
+            "example 'half past two direction' or 'DOA 285'"
         )
     is_part = _PART_BEFORE.search(before) is not None and is_general
     number = (_BARE_NUMBER_BEFORE.search(before) and said.lower().startswith("to ")) or (
@@ -247,7 +256,7 @@ def _with_edges(said: str, before: str, after: str) -> tuple[str, str]:
 
 def _check_several(words: str, matches: Sequence[Match]) -> None:
     """Refuse two directions of two sounds, however near they are to each other."""
-    for first, second in zip(matches, matches[1:], strict=False):
+    for first, second in itertools.pairwise(matches):
         apart = circular_error_deg(first.azimuth.azimuth_deg, second.azimuth.azimuth_deg)
         if apart < 1e-6:
             continue
@@ -264,8 +273,9 @@ def _has_content(text: str) -> bool:
 
 def _said(before: str, said: str) -> str:
     """Show a direction with the last words before it."""
-    return f"{' '.join(before.split()[-4:])} {said}".replace("@", "\u2026").strip()
+    link = "" if before.endswith("-") else " "
+    return f"{' '.join(before.split()[-4:])}{link}{said}".replace("@", "\u2026").strip()
 
 
 def _one_direction(got: str) -> ValueError:
-    return ValueError(f"prompt must name one direction that stays, got {got[:80].replace('@', '...')!r}; {SEVERAL}")
+    return ValueError(f"location must name one direction that stays, got {got[:80].replace('@', '...')!r}; {SEVERAL}")
