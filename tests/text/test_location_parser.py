@@ -210,7 +210,8 @@ REFUSED = [
 WORDS = [
     "left", "right", "behind", "front", "ahead", "back", "rear", "slightly", "mostly", "directly", "just", "of", "the",
     "my", "me", "and", "with", "at", "to", "on", "from", "3 o'clock", "half past ten", "DOA", "90", "degrees", "10:30",
-    "between", "clockwise", "azimuth", "thirty", "minus", "cw", "bearing", "not", "upper", "one", "moving", "R", "over", "shoulder", "center", ",", "(", ")", "&", ":", ";", "-", "+", ".", "°",
+    "between", "clockwise", "azimuth", "thirty", "minus", "cw", "bearing", "not", "upper", "one",
+    "moving", "R", "over", "shoulder", "center", ",", "(", ")", "&", ":", ";", "-", "+", ".", "°",
     "EVENT:", "LOCATION:", "a", "dog", "bark", "door", "13", "720", "\u2019", "\u202e", "\x00", "\u0130", "\u0661",
 ]
 HOURS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]

@@ -289,8 +289,8 @@ def _beside(
     if is_doa or (is_apart and not 0.0 <= degrees <= 180.0):
         if is_back or not is_on_side or not -180.0 <= degrees < 360.0:
             raise ValueError(
-                f"location must have an azimuth on the {side} beside that word, got {got!r}; DOA 90 is left, 270 right, "
-                f"and '30 degrees to the {side}' counts from the front"
+                f"location must have an azimuth on the {side} beside that word, got {got!r}; DOA 90 is left, 270 "
+                f"right, and '30 degrees to the {side}' counts from the front"
             )
         return wrap_deg(degrees)
     if not 0.0 <= degrees <= 180.0:
