@@ -85,6 +85,20 @@ MUTANTS = (
         "text",
     ),
     Mutant(
+        "clockwise degrees run clockwise",
+        "text/degree_words.py",
+        '        return wrap_deg(origin - degrees if side == "clockwise" else origin + degrees)',
+        '        return wrap_deg(origin + degrees if side == "clockwise" else origin - degrees)',
+        "text/test_misread_words.py",
+    ),
+    Mutant(
+        "a direction in the event is refused beside a location",
+        "text/prompts.py",
+        "    if found is not None:\n        raise ValueError(",
+        "    if found is not None and not found.rest:\n        raise ValueError(",
+        "text/test_misread_words.py",
+    ),
+    Mutant(
         "frames are counted by whole hops",
         "features/stft.py",
         "        return num_samples // self.hop_length",

@@ -182,6 +182,17 @@ def test_a_prompt_without_direction_passes_only_when_asked(tiny_model: Path, tmp
     assert json.loads((tmp_path / "rain.json").read_text())["azimuth"] is None
 
 
+def test_a_refused_direction_reaches_the_model_only_as_typed(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("rain, not on the left\n")
+    rest = ("-o", tmp_path / "out", "--model", tiny_model, "--no-picture", "--steps", 1, "--allow-no-direction")
+    for source in (("rain, not on the left",), ("--prompts", tmp_path / "prompts.txt")):
+        refused = dualspec("generate", *source, *rest)
+        assert refused.exit_code in (2, 65) and "must say where the sound is" in refused.output
+        done("generate", *source, *rest, "--location-words", "typed")
+        (record,) = (json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json"))
+        assert (record["prompt"], record["read_as"]) == ("rain, not on the left",) * 2 and record["azimuth"] is None
+
+
 def test_words_for_an_azimuth_between_sectors_say_so(tiny_model: Path, tmp_path: Path) -> None:
     words = ("--event", "rain", "--azimuth", 100, "--model", tiny_model, "--no-picture", "--steps", 1)
     assert "nearest of 12 directions, 90 for 100" in done("generate", *words, "-o", tmp_path / "a.wav").output

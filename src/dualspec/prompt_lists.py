@@ -15,6 +15,7 @@ from dualspec.data.manifest import Split, json_lines
 from dualspec.data.selection import draw_pairs, split_rows
 from dualspec.files import parse_json, read_json, write_text_atomic
 from dualspec.text.lexicon import LexiconSplit, LocationStyle, num_directions
+from dualspec.text.location_parser import clean_text
 from dualspec.text.prompts import ParsedPrompt, blank_location, draw_location_style, parse_prompt, prompt_for
 
 AUDIO_SUFFIXES = (".wav", ".flac")
@@ -122,13 +123,23 @@ def read_manifest_prompts(path: Path, *, allow_no_direction: bool = False) -> li
     return rows
 
 
-def check_prompt(prompt: str, *, allow_no_direction: bool = False) -> ParsedPrompt:
+def check_prompt(prompt: str, *, allow_no_direction: bool = False, as_typed: bool = False) -> ParsedPrompt:
     """Read a prompt and refuse one that names no direction.
+
+    Args:
+        prompt: template or free words.
+        allow_no_direction: take one without, too.
+        as_typed: the model reads it as it is typed; what `parse_prompt` refuses then counts as words without direction.
 
     Raises:
         ValueError: as `parse_prompt`, or the direction is missing or not understood.
     """
-    parsed = parse_prompt(prompt)
+    try:
+        parsed = parse_prompt(prompt)
+    except ValueError:
+        if not (as_typed and allow_no_direction):
+            raise
+        return ParsedPrompt(event=clean_text(prompt), location=None, azimuth=None)
     if parsed.azimuth is None and not allow_no_direction:
         got = "none" if parsed.location is None else f"{parsed.location!r}"
         raise ValueError(
@@ -138,8 +149,10 @@ def check_prompt(prompt: str, *, allow_no_direction: bool = False) -> ParsedProm
     return parsed
 
 
-def read_prompt_file(path: Path, *, allow_no_direction: bool = False) -> list[tuple[str, ParsedPrompt]]:
-    """Read prompts, one per line; empty lines and lines that begin with # are left out.
+def read_prompt_file(
+    path: Path, *, allow_no_direction: bool = False, as_typed: bool = False
+) -> list[tuple[str, ParsedPrompt]]:
+    """Read prompts, one per line, as `check_prompt`; empty lines and lines that begin with # are left out.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -157,7 +170,8 @@ def read_prompt_file(path: Path, *, allow_no_direction: bool = False) -> list[tu
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
-            prompts.append((line.strip(), check_prompt(line, allow_no_direction=allow_no_direction)))
+            parsed = check_prompt(line, allow_no_direction=allow_no_direction, as_typed=as_typed)
+            prompts.append((line.strip(), parsed))
         except ValueError as error:
             raise ValueError(f"{path}:{number}: {error}") from error
     if not prompts:

@@ -210,7 +210,8 @@ REFUSED = [
 WORDS = [
     "left", "right", "behind", "front", "ahead", "back", "rear", "slightly", "mostly", "directly", "just", "of", "the",
     "my", "me", "and", "with", "at", "to", "on", "from", "3 o'clock", "half past ten", "DOA", "90", "degrees", "10:30",
-    "between", "clockwise", "azimuth", "over", "shoulder", "center", ",", "(", ")", "&", ":", ";", "-", "+", ".", "°",
+    "between", "clockwise", "azimuth", "thirty", "minus", "cw", "bearing", "not", "upper", "one",
+    "moving", "R", "over", "shoulder", "center", ",", "(", ")", "&", ":", ";", "-", "+", ".", "°",
     "EVENT:", "LOCATION:", "a", "dog", "bark", "door", "13", "720", "\u2019", "\u202e", "\x00", "\u0130", "\u0661",
 ]
 HOURS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
@@ -366,6 +367,11 @@ def test_a_prompt_of_full_length_takes_at_most_5_ms():
         "3 to ",
         "doa ",
         "half past ",
+        "not ",
+        "thirty ",
+        "bearing ",
+        "up and ",
+        "from left ",
     ]
     texts = [(unit * 500)[:500] for unit in units] + [f"dog {unit * 500}"[:490] + " left" for unit in units]
     texts += [" ".join(rng.choice(WORDS) for _ in range(150))[:500] for _ in range(60)]

@@ -111,10 +111,19 @@ def test_an_azimuth_is_said_in_the_words_of_the_model(
 
 @pytest.mark.parametrize(
     "prompt",
-    ["EVENT: Rain", "EVENT: Rain & LOCATION: everywhere", "EVENT: Rain & LOCATION: DOA 720", "a bus just left"],
+    ["EVENT: Rain", "EVENT: Rain & LOCATION: everywhere", "a bus just left"],
 )
 def test_what_names_no_direction_or_none_that_is_understood_stays(prompt: str) -> None:
     assert WORDS.read(prompt) == prompt
+
+
+@pytest.mark.parametrize(
+    "prompt", ["EVENT: Rain & LOCATION: DOA 720", "a dog, not on the left", "EVENT: Rain behind me & LOCATION: DOA 0"]
+)
+def test_what_is_refused_reaches_the_model_only_as_typed(prompt: str) -> None:
+    with pytest.raises(ValueError, match=r"must .*; location_words='typed' lets the model read it as it is"):
+        WORDS.read(prompt)
+    assert WORDS.read(prompt, "typed") == prompt
 
 
 def test_the_table_of_training_decides() -> None:

@@ -41,6 +41,7 @@ def test_it_makes_what_the_pipeline_makes(page: Any, tiny_model: Path) -> None:
         (("", 90, 0, 2, 3), "event"),
         (("x" * 501, 90, 0, 2, 3), "event"),
         (("dog & LOCATION: DOA 9", 90, 0, 2, 3), "event"),
+        (("dog behind me", 90, 0, 2, 3), "event"),
         (("dog", 90, -1, 2, 3), "seed"),
         (("dog", 90, 0, 5000, 3), "num_inference_steps"),
         (("dog", 90, 0, 2, 99), "guidance_scale"),

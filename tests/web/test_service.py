@@ -200,6 +200,12 @@ def test_s3_bodies_that_are_too_large_are_refused_unread(start, path):
         (b'{"event": "dog", "location": "in the kitchen"}', "location"),
         (b'{"event": "  ", "azimuth_deg": 9}', "event"),
         (b'{"event": "EVENT: dog", "azimuth_deg": 9}', "event"),
+        (b'{"event": "rain behind me", "azimuth_deg": 0}', "event"),
+        (b'{"event": "rain on my left", "location": "on my right"}', "event"),
+        (b'{"event": "rain moving left", "azimuth_deg": 0, "location_style": "doa"}', "event"),
+        (b'{"event": "rain", "location": "left, far away"}', "location"),
+        (b'{"event": "rain", "location": "not on the left"}', "location"),
+        (b'{"event": "rain", "location": "from left to right"}', "location"),
     ],
 )
 def test_s3_malformed_orders_get_one_line_that_names_the_field(plain, body, field):

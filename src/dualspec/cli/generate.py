@@ -29,7 +29,10 @@ LocationStyleOption = Annotated[
 ]
 LocationWordsOption = Annotated[
     Literal["known", "typed"],
-    typer.Option(help="known: other words for a direction than those of training are read as DOA and degrees."),
+    typer.Option(
+        help="known: other words for a direction than those of training are read as DOA and degrees. typed: none "
+        "are; with --allow-no-direction also prompts that are refused otherwise."
+    ),
 ]
 
 
@@ -238,12 +241,13 @@ def _requests(said: SimpleNamespace) -> list[ClipRequest]:
 
     if said.manifest is not None:
         return _listed(said)
+    taken = {"allow_no_direction": said.allow_no_direction, "as_typed": said.location_words == "typed"}
     if said.prompts is not None:
-        chosen = read_prompt_file(said.prompts, allow_no_direction=said.allow_no_direction)
+        chosen = read_prompt_file(said.prompts, **taken)
     texts = [_template(said)] if by_event else said.prompt
     with usage():
         if said.prompts is None:
-            chosen = [(text.strip(), check_prompt(text, allow_no_direction=said.allow_no_direction)) for text in texts]
+            chosen = [(text.strip(), check_prompt(text, **taken)) for text in texts]
         seeds = {"seed": said.seed, "per_prompt": said.num, "best_of": said.best_of}
         return plan_clips(chosen, said.output, **seeds, blank=said.blank_location)
 

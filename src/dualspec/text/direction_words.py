@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dualspec.audio.azimuth import circular_error_deg, wrap_deg
+from dualspec.text.lexicon import LocationStyle
 
 Side = Literal["front", "back", "left", "right"]
 Weight = Literal["slight", "plain", "exact", "most"]
@@ -16,14 +17,21 @@ SIDE_AZIMUTH_DEG: dict[str, float] = {"front": 0.0, "left": 90.0, "back": 180.0,
 _LATERAL = ("left", "right")
 _RANK = {"slight": 1, "plain": 2, "exact": 2, "most": 3}
 
-_SIDE_WORDS: dict[str, Side] = {
+SEVERAL = "several or moving directions are for `dualspec scene`"
+"""Where to go with more than one direction."""
+REGEX_FLAGS = re.IGNORECASE | re.ASCII
+"""Of every pattern for directions."""
+SIDE_WORDS: dict[str, Side] = {
     **dict.fromkeys(("front", "ahead", "forward", "forwards", "frontal", "frontwards", "head-on", "head on"), "front"),
-    **dict.fromkeys(("center", "centre", "middle"), "front"),
+    **dict.fromkeys(("center", "centre", "middle", "infront"), "front"),
     **dict.fromkeys(("behind", "back", "rear", "backward", "backwards", "rearward", "rearwards"), "back"),
     **dict.fromkeys(("left", "leftward", "leftwards", "lefthand", "leftmost", "lefthandside"), "left"),
     **dict.fromkeys(("right", "rightward", "rightwards", "righthand", "rightmost", "righthandside"), "right"),
+    # Slips of the keys that are no other word.
+    "fornt": "front", "frotn": "front", "behing": "back", "behnid": "back", "behidn": "back", "beihnd": "back",
+    "lfet": "left", "letf": "left", "leftt": "left", "rigth": "right", "rihgt": "right", "rgiht": "right",
 }  # fmt: skip
-_WEIGHT_WORDS: dict[str, Weight] = {
+WEIGHT_WORDS: dict[str, Weight] = {
     **dict.fromkeys(
         ("slightly", "slight", "bit", "little", "touch", "tad", "hair", "somewhat", "barely", "marginally", "just"),
         "slight",
@@ -36,6 +44,12 @@ _WEIGHT_WORDS: dict[str, Weight] = {
 }  # fmt: skip
 LISTENER = frozenset({"me", "us", "you", "listener", "listeners", "listener's", "myself", "yourself"})
 PREPOSITIONS = frozenset({"to", "on", "at", "from", "in", "toward", "towards", "over", "into", "off", "by"})
+NOT_A_SIDE_AFTER = frozenset({
+    "he", "she", "they", "it", "i", "we", "who", "was", "were", "has", "have", "had", "is", "are", "been", "be",
+    "being", "just", "turn", "turns", "turning", "that's", "it's", "not", "nothing", "anything", "everyone",
+    "everybody",
+})  # fmt: skip
+"""A bare "left" or "right" behind one of these is no side."""
 # Words that may close a direction ("the left side", "my right ear") ...
 _CLOSERS = LISTENER | {
     "side", "hand", "handed", "ear", "ears", "direction", "shoulder", "head", "speaker", "channel", "corner", "area",
@@ -59,6 +73,27 @@ _RIGHT_IDLE = frozenset({
 _JUST_SLIGHTLY = (["left", "of"], ["right", "of"], ["to", "the"], ["to", "my"], ["to", "your"])
 
 _TOKEN = re.compile(r"head[- ]on\b|\w+(?:'\w+)*|[^\s\w]", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParsedAzimuth:
+    """A direction understood from words."""
+
+    azimuth_deg: float
+    """Azimuth in [0, 360), degrees counter-clockwise, 90 = left."""
+    spread_deg: float
+    """Half width of what the words leave open, degrees; 0 for numbers and clock hours."""
+    style: LocationStyle
+    """Kind of the words."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """One direction with its place in the text."""
+
+    start: int
+    end: int
+    azimuth: ParsedAzimuth
 
 
 @dataclass(frozen=True)
@@ -121,14 +156,14 @@ def _meaning(words: Sequence[str], index: int) -> tuple[Side | None, Weight | No
         return "back", None
     if word == "just" and words[index + 1 : index + 3] not in _JUST_SLIGHTLY:
         return None, None
-    return _SIDE_WORDS.get(word), _WEIGHT_WORDS.get(word)
+    return SIDE_WORDS.get(word), WEIGHT_WORDS.get(word)
 
 
 def _meaning_of_right(words: Sequence[str], index: int) -> tuple[Side | None, Weight | None]:
     """Tell the side "right" from the "right" of "right behind me" and "right now"."""
     before = words[index - 1] if index else ""
     after = words[index + 1] if index + 1 < len(words) else ""
-    is_side = before in _BEFORE_NOUN or before in _WEIGHT_WORDS or before in _SIDE_WORDS
+    is_side = before in _BEFORE_NOUN or before in WEIGHT_WORDS or before in SIDE_WORDS
     if is_side:
         return "right", None
     if after in _RIGHT_EXACT or words[index + 1 : index + 3] == ["in", "front"]:
@@ -160,7 +195,9 @@ def sum_directions(tokens: Sequence[Token]) -> tuple[float, float] | None:
     for axis in (lateral, depth):
         sides = list(dict.fromkeys(part.side for part in axis))
         if len(sides) > 1:
-            raise ValueError(f"location must name one direction, got {' and '.join(sides)}; name one of them")
+            raise ValueError(
+                f"location must name one direction, got {' and '.join(sides)}; name one of them, {SEVERAL}"
+            )
     if not main:
         return None
     if not lateral or not depth:

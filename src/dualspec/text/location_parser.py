@@ -7,9 +7,22 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dualspec.audio.azimuth import circular_error_deg, wrap_deg
-from dualspec.text.direction_words import LISTENER, PREPOSITIONS, Token, sum_directions, tokenize
-from dualspec.text.lexicon import HOUR_WORDS, LocationStyle
+from dualspec.audio.azimuth import circular_error_deg
+from dualspec.text.degree_words import find_degrees
+from dualspec.text.direction_words import (
+    LISTENER,
+    NOT_A_SIDE_AFTER,
+    PREPOSITIONS,
+    REGEX_FLAGS,
+    SEVERAL,
+    Match,
+    ParsedAzimuth,
+    Token,
+    sum_directions,
+    tokenize,
+)
+from dualspec.text.lexicon import HOUR_WORDS
+from dualspec.text.unclear_words import check_context, check_rest
 
 MAX_PROMPT_CHARS = 500
 """Longest prompt in characters."""
@@ -19,37 +32,24 @@ _OCLOCK = r"\s?o\s?'?\s?clock(?:s\b|\b)"
 _DAYTIME = r"(?!\s*(?:[ap]\.?\s?m\b|in the (?:morning|afternoon|evening)|at night))"
 _LEAD = r"(?:\b(?:at|from|in|on|toward|towards)\s+)?(?:\b(?:the|my|your|our)\s+)?(?:\bdirection\s+of\s+)?"
 _TAIL = r"(?:\s+(?:direction|position))?"
-_SIGNED = r"([+-]?\d{1,12}(?:\.\d{0,12})?)"
-_UNIT = r"\s*(?:°|deg(?:rees?|s)?\b)"
-_TURN = r"\s*(?:to(?:wards?)?\s+)?(?:(?:the|my|your|our)\s+)?(left|right|clockwise|(?:counter|anti)[\s-]?clockwise)\b"
-_FLAGS = re.IGNORECASE | re.ASCII
 
-_HALF_PAST = re.compile(rf"{_LEAD}\bhalf[\s-]past\s+{_HOUR}\b(?:{_OCLOCK})?{_DAYTIME}{_TAIL}", _FLAGS)
+_HALF_PAST = re.compile(rf"{_LEAD}\bhalf[\s-]past\s+{_HOUR}\b(?:{_OCLOCK})?{_DAYTIME}{_TAIL}", REGEX_FLAGS)
 _BETWEEN = re.compile(
-    rf"{_LEAD}(?:\b(?:half\s?way|midway)\s+)?(?:\bbetween\s+)?{_HOUR}(?:{_OCLOCK})?\s+(?:and|to|or)\s+"
+    rf"{_LEAD}((?:\b(?:half\s?way|midway)\s+)?\bbetween\s+)?{_HOUR}(?:{_OCLOCK})?\s+(and|to|or)\s+"
     rf"{_HOUR}{_OCLOCK}{_DAYTIME}{_TAIL}",
-    _FLAGS,
+    REGEX_FLAGS,
 )
-_COLON = re.compile(rf"{_LEAD}{_HOUR}[:.](\d\d)(?![:.]?\d)(?!\s*(?:°|deg))(?:({_OCLOCK})|\b){_DAYTIME}{_TAIL}", _FLAGS)
-_THIRTY = re.compile(rf"{_LEAD}{_HOUR}[\s-]thirty\b(?:{_OCLOCK})?{_DAYTIME}{_TAIL}", _FLAGS)
-_ON_THE_HOUR = re.compile(rf"{_LEAD}{_HOUR}{_OCLOCK}{_DAYTIME}{_TAIL}", _FLAGS)
-_MY_SIX = re.compile(rf"\b(?:at|on|from)\s+(?:my|your|our)\s+{_HOUR}(?=\s*(?:[,.;!?]|$))", _FLAGS)
-_DOA = re.compile(
-    rf"{_LEAD}\b(?:doa|azimuth(?:al)?(?:\s+angle)?)\b\s*(?:of|is|=|:|at)?\s*{_SIGNED}(?![\d.]*\d)"
-    rf"(?!{_UNIT}?{_TURN})(?:{_UNIT})?",
-    _FLAGS,
+_COLON = re.compile(
+    rf"{_LEAD}{_HOUR}[:.](\d\d)(?![:.]?\d)(?!\s*(?:°|deg))(?:({_OCLOCK})|\b){_DAYTIME}{_TAIL}", REGEX_FLAGS
 )
-_DEGREES = re.compile(
-    rf"(\b(?:at|from|angle|bearing|direction|doa|azimuth)\s+(?:an?\s+)?(?:angle\s+)?(?:of\s+)?)?(?<![\w.]){_SIGNED}{_UNIT}"
-    rf"(?!\s*(?:[cfk]|celsius|fahrenheit|kelvin|centigrade)\b)(?:{_TURN}(?:\s+(?:hand\s+)?side\b)?"
-    r"(?:\s+(?:of|from|off)\s+(?:(?:the|my|dead|straight)\s+)*(?:cent(?:er|re)|front|ahead|forward|me|listener)\b)?)?",
-    _FLAGS,
-)
+_THIRTY = re.compile(rf"{_LEAD}{_HOUR}[\s-]thirty\b(?:{_OCLOCK})?{_DAYTIME}{_TAIL}", REGEX_FLAGS)
+_ON_THE_HOUR = re.compile(rf"{_LEAD}{_HOUR}{_OCLOCK}{_DAYTIME}{_TAIL}", REGEX_FLAGS)
+_MY_SIX = re.compile(rf"\b(?:at|on|from)\s+(?:my|your|our)\s+{_HOUR}(?=\s*(?:[,.;!?]|$))", REGEX_FLAGS)
 
 _IDIOMS = re.compile(
     r"\b(?:back[\s-]and[\s-]forth|back[\s-]to[\s-]back|all right|(?:looking|look|fast)[\s-]forward|"
     r"(?:go|goes|going|went)\s+ahead|middle of|right[\s-]handed|left[\s-]handed|left\s?overs?)\b",
-    _FLAGS,
+    REGEX_FLAGS,
 )
 _CLAUSE_ENDS = frozenset(",.;:!?()[]")
 _CONNECTIVES = frozenset({
@@ -64,36 +64,20 @@ _THINGS = frozenset({
     "hook", "yard", "gate", "desk", "page", "panel", "bank", "brain", "shoe", "boot", "indicator", "blinker", "mouse",
     "engine", "words", "word", "tone", "pitch", "choice", "tool", "size", "eye", "hander", "fielder",
 })  # fmt: skip
-_NOT_A_SIDE_AFTER = frozenset({
-    "he", "she", "they", "it", "i", "we", "who", "was", "were", "has", "have", "had", "is", "are", "been", "be",
-    "being", "just", "turn", "turns", "turning", "that's", "it's", "not", "nothing", "anything", "everyone",
-    "everybody",
-})  # fmt: skip
 # "in the back left corner of the room": the room is around the listener.
 _SCENES = frozenset({"room", "hall", "scene", "space", "field", "image", "mix", "soundstage"})
 # Words that led into a direction and mean nothing without it.
 _LEAD_WORDS = frozenset({
-    "coming", "comes", "come", "located", "positioned", "placed", "situated", "heard", "somewhere", "sounding", "and",
-    "is", "are", "from",
+    "coming", "comes", "come", "located", "positioned", "placed", "situated", "heard", "somewhere", "sounding",
+    "panned", "and", "is", "are", "from",
 })  # fmt: skip
 _AFTER_PHRASES = ("there is ", "there are ", "there's ", "is ", "are ", "comes ", "come ", "i hear ", "we hear ",
                   "you hear ")  # fmt: skip
 _PUNCTUATION = str.maketrans({
     "\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u2032": "'", "\u00b4": "'", "`": "'",
     "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2014": "-", "\u2212": "-", "\u00ba": "\u00b0",
+    "\u02da": "\u00b0", "\u2070": "\u00b0", "\u1d52": "\u00b0", "\u2218": "\u00b0",
 })  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParsedAzimuth:
-    """A direction understood from words."""
-
-    azimuth_deg: float
-    """Azimuth in [0, 360), degrees counter-clockwise, 90 = left."""
-    spread_deg: float
-    """Half width of what the words leave open, degrees; 0 for numbers and clock hours."""
-    style: LocationStyle
-    """Kind of the words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,15 +90,6 @@ class FoundLocation:
     """The text without them."""
     azimuth: ParsedAzimuth
     """What they mean."""
-
-
-@dataclass(frozen=True)
-class _Match:
-    """One direction with its place in the text."""
-
-    start: int
-    end: int
-    azimuth: ParsedAzimuth
 
 
 def clean_text(text: str) -> str:
@@ -149,7 +124,8 @@ def clean_text(text: str) -> str:
 def parse_location(text: str) -> ParsedAzimuth | None:
     """Read the direction in a text that names a place, with or without an event beside it.
 
-    Clock hours and half hours follow azimuth = (360 - 30 h) mod 360; plain degrees count counter-clockwise.
+    Clock hours and half hours follow azimuth = (360 - 30 h) mod 360; plain degrees count counter-clockwise, degrees
+    with a side from the front to that side.
 
     Args:
         text: For example `DOA 270`, `3 o'clock`, `half past ten`, `30 degrees to the right`, `behind me to the left`.
@@ -158,18 +134,30 @@ def parse_location(text: str) -> ParsedAzimuth | None:
         The direction, or None when the words name none.
 
     Raises:
-        ValueError: If the text is empty or too long, or names an impossible direction or more than one.
+        ValueError: If the text is empty or too long, names an impossible direction or more than one, or cannot be read
+            with certainty.
     """
-    words = clean_text(text)
-    found = find_location(words)
-    if found is not None:
-        return found.azimuth
+    return _read_location(clean_text(text))[0]
+
+
+def read_template_location(words: str, event: str) -> ParsedAzimuth | None:
+    """Read a LOCATION as `parse_location`, and refuse words in it that belong neither to its direction nor to EVENT."""
+    azimuth, numbers = _read_location(words)
+    if azimuth is not None:
+        check_rest(words, numbers, event)
+    return azimuth
+
+
+def _read_location(words: str) -> tuple[ParsedAzimuth | None, Sequence[Match]]:
+    """Read a place; returns its direction and the numbers that were read in it."""
     numbers = list(_find_numbers(words, is_location=True))
-    summed = sum_directions(tokenize(_blank(words, numbers)))
-    matches = numbers
-    if summed is not None:
-        matches = [*numbers, _Match(0, len(words), _general(summed))]
-    return _choose(matches).azimuth if matches else None
+    matches = _in_order([*numbers, *_find_phrases(_blank(words, numbers))])
+    check_context(words, matches)
+    if len(matches) == len(numbers):
+        summed = sum_directions(tokenize(_blank(words, numbers)))
+        if summed is not None:
+            matches.append(Match(0, len(words), _general(summed)))
+    return (_choose(matches).azimuth if matches else None), numbers
 
 
 def find_location(words: str) -> FoundLocation | None:
@@ -184,12 +172,14 @@ def find_location(words: str) -> FoundLocation | None:
         The direction and the words without it, or None when the text names no direction.
 
     Raises:
-        ValueError: If the text names an impossible direction or more than one.
+        ValueError: If the text names an impossible direction or more than one, or one that cannot be read with
+            certainty.
     """
     numbers = list(_find_numbers(words, is_location=False))
-    matches = sorted([*numbers, *_find_phrases(_blank(words, numbers))], key=lambda match: match.start)
+    matches = _in_order([*numbers, *_find_phrases(_blank(words, numbers))])
     if not matches:
         return None
+    check_context(words, matches)
     rest = ""
     position = 0
     for match in matches:
@@ -199,24 +189,27 @@ def find_location(words: str) -> FoundLocation | None:
     return FoundLocation(words=named, rest=_join(rest, words[position:]), azimuth=_choose(matches).azimuth)
 
 
-def _find_numbers(words: str, *, is_location: bool) -> Iterator[_Match]:
-    """Find clock hours, DOA numbers and degrees; of overlapping ones the first kind in this order."""
+def _in_order(matches: Sequence[Match]) -> list[Match]:
+    return sorted(matches, key=lambda match: match.start)
+
+
+def _find_numbers(words: str, *, is_location: bool) -> Iterator[Match]:
+    """Find degrees and clock hours; of overlapping ones the first kind in this order."""
     taken: list[tuple[int, int]] = []
+    for match in find_degrees(words, is_location=is_location):
+        taken.append((match.start, match.end))
+        yield match
     for pattern, read in (
-        (_DOA, _read_doa), (_HALF_PAST, _read_half_past), (_BETWEEN, _read_between), (_COLON, _read_colon),
-        (_THIRTY, _read_half_past), (_ON_THE_HOUR, _read_hour), (_MY_SIX, _read_hour), (_DEGREES, _read_degrees),
+        (_HALF_PAST, _read_half_past), (_BETWEEN, _read_between), (_COLON, _read_colon), (_THIRTY, _read_half_past),
+        (_ON_THE_HOUR, _read_hour), (_MY_SIX, _read_hour),
     ):  # fmt: skip
-        for match in pattern.finditer(words):
-            if any(match.start() < end and start < match.end() for start, end in taken):
+        for found in pattern.finditer(words):
+            if any(found.start() < end and start < found.end() for start, end in taken):
                 continue
-            azimuth = read(match, is_location)
+            azimuth = read(found, is_location)
             if azimuth is not None:
-                taken.append(match.span())
-                yield _Match(*match.span(), azimuth)
-
-
-def _read_doa(match: re.Match[str], is_location: bool) -> ParsedAzimuth:
-    return ParsedAzimuth(azimuth_deg=_checked_degrees(match[1], match[0]), spread_deg=0.0, style="doa")
+                taken.append(found.span())
+                yield Match(*found.span(), azimuth)
 
 
 def _read_hour(match: re.Match[str], is_location: bool) -> ParsedAzimuth:
@@ -228,9 +221,13 @@ def _read_half_past(match: re.Match[str], is_location: bool) -> ParsedAzimuth:
 
 
 def _read_between(match: re.Match[str], is_location: bool) -> ParsedAzimuth:
-    first, second = _hour(match[1]), _hour(match[2])
-    if (second - first) % 12 != 1:
-        raise ValueError(f"location must name one direction, got {match[0].strip()!r}; name neighbouring hours or one")
+    first, second = _hour(match[2]), _hour(match[4])
+    moves = match[1] is None and (match[3].lower() == "and" or match[0].lower().startswith("from"))
+    if moves or (second - first) % 12 != 1:
+        raise ValueError(
+            f"location must name one direction, got {match[0].strip()!r}; say 'between' neighbouring hours, or one "
+            f"hour; {SEVERAL}"
+        )
     return _clock(first + 0.5)
 
 
@@ -243,27 +240,6 @@ def _read_colon(match: re.Match[str], is_location: bool) -> ParsedAzimuth | None
     if match[2] not in ("00", "30"):
         raise ValueError(f"clock minutes must be 00 or 30, got {match[2]!r}; say for example 10:30")
     return _clock(_hour(match[1]) + int(match[2]) / 60)
-
-
-def _read_degrees(match: re.Match[str], is_location: bool) -> ParsedAzimuth | None:
-    lead, number, turn = match[1], match[2], match[3]
-    if turn is None:
-        if not (is_location or lead):
-            return None
-        return ParsedAzimuth(azimuth_deg=_checked_degrees(number, match[0]), spread_deg=0.0, style="doa")
-    degrees = float(number)
-    if not 0.0 <= degrees <= 180.0:
-        raise ValueError(f"degrees to a side must be 0 to 180, got {number}; say for example '30 degrees to the left'")
-    is_right = turn.lower() in ("right", "clockwise")
-    return ParsedAzimuth(azimuth_deg=wrap_deg(-degrees if is_right else degrees), spread_deg=0.0, style="doa")
-
-
-def _checked_degrees(number: str, words: str) -> float:
-    """Bring a written azimuth into [0, 360), or refuse it."""
-    degrees = float(number)
-    if not -180.0 <= degrees < 360.0:
-        raise ValueError(f"azimuth must be -180 to 359 degrees, got {words.strip()!r}; 0 is front, 90 left, 270 right")
-    return wrap_deg(degrees)
 
 
 def _hour(word: str) -> int:
@@ -282,26 +258,27 @@ def _general(summed: tuple[float, float]) -> ParsedAzimuth:
     return ParsedAzimuth(azimuth_deg=summed[0], spread_deg=summed[1], style="general")
 
 
-def _blank(words: str, matches: Sequence[_Match]) -> str:
+def _blank(words: str, matches: Sequence[Match]) -> str:
     """Put a stop of the same length in the place of what is already understood."""
     for match in matches:
         words = words[: match.start] + ";" * (match.end - match.start) + words[match.end :]
     return _IDIOMS.sub(lambda idiom: "x" * len(idiom[0]), words)
 
 
-def _choose(matches: Sequence[_Match]) -> _Match:
+def _choose(matches: Sequence[Match]) -> Match:
     """Take the most exact of directions that agree within 45 degrees, or refuse."""
     best = min(matches, key=lambda match: match.azimuth.spread_deg)
     for match in matches:
         if circular_error_deg(best.azimuth.azimuth_deg, match.azimuth.azimuth_deg) > 45.0:
             got = " and ".join(f"{match.azimuth.azimuth_deg:g}" for match in matches)
             raise ValueError(
-                f"prompt must name one direction, got {got} degrees; write one event and one direction per prompt"
+                f"prompt must name one direction, got {got[:80]} degrees; write one event and one direction per "
+                f"prompt, {SEVERAL}"
             )
     return best
 
 
-def _find_phrases(words: str) -> Iterator[_Match]:
+def _find_phrases(words: str) -> Iterator[Match]:
     """Find the runs of direction words that place a sound around the listener."""
     tokens = tokenize(words)
     start = 0
@@ -316,7 +293,7 @@ def _find_phrases(words: str) -> Iterator[_Match]:
         if first < last and _places_sound(tokens, first, last):
             summed = sum_directions(tokens[first:last])
             if summed is not None:
-                yield _Match(tokens[first].start, tokens[last - 1].end, _general(summed))
+                yield Match(tokens[first].start, tokens[last - 1].end, _general(summed))
         start = max(end, last)
 
 
@@ -362,7 +339,7 @@ def _places_sound(tokens: Sequence[Token], first: int, last: int) -> bool:
     if opens and at_end:
         return True
     is_bare_side = sides[0].side in ("left", "right") or sides[0].word in ("head-on", "head on")
-    return is_bare_side and at_end and before not in _NOT_A_SIDE_AFTER
+    return is_bare_side and at_end and before not in NOT_A_SIDE_AFTER
 
 
 def _join(head: str, tail: str) -> str:

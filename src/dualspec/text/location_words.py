@@ -52,8 +52,9 @@ class LocationWords:
     def read(self, prompt: str, reading: Reading = "known") -> str:
         """Return what the model reads of a prompt.
 
-        Words stay as they are where they are the model's own, name no direction or cannot be understood. Else the sound
-        stays, and the direction becomes `DOA` with the nearest degrees that were trained.
+        Words stay as they are where they are the model's own or name no direction. Else the sound stays, and the
+        direction becomes `DOA` with the nearest degrees that were trained. A direction that cannot be read with
+        certainty is refused: it would be heard somewhere, and nobody could say that it is wrong.
 
         Args:
             prompt: such as "a dog barking over my left shoulder".
@@ -63,7 +64,7 @@ class LocationWords:
             For example "EVENT: A dog barking & LOCATION: DOA 120".
 
         Raises:
-            ValueError: the reading is neither of the two.
+            ValueError: the reading is neither of the two, or `parse_prompt` refuses the prompt.
 
         Paper: section V-C has the words of training; reading others by their sense is ours.
         """
@@ -73,9 +74,9 @@ class LocationWords:
             raise ValueError(f"location_words must be known or typed, got {reading!r}; say 'known'")
         try:
             parsed = parse_prompt(prompt)
-            if parsed.azimuth is None or parsed.location is None or self._is_own(prompt, parsed, parsed.location):
-                return prompt
-        except ValueError:  # no such direction, or too many: the model may make of it what it can
+        except ValueError as error:
+            raise ValueError(f"{error}; location_words='typed' lets the model read it as it is") from error
+        if parsed.azimuth is None or parsed.location is None or self._is_own(prompt, parsed, parsed.location):
             return prompt
         known = self._knows(parsed.location)
         return format_prompt(parsed.event, parsed.location if known else self._doa(parsed.azimuth.azimuth_deg))

@@ -24,7 +24,7 @@ from dualspec.text.location_parser import (
     ParsedAzimuth,
     clean_text,
     find_location,
-    parse_location,
+    read_template_location,
 )
 
 if TYPE_CHECKING:
@@ -221,24 +221,25 @@ def parse_prompt(text: str) -> ParsedPrompt:
         Event, location words and azimuth.
 
     Raises:
-        ValueError: If the text is empty, too long or has no event, repeats a template tag, or names an impossible
-            direction ("DOA 720", "13 o'clock") or more than one.
+        ValueError: If the text is empty, too long or has no event, repeats a template tag, names an impossible
+            direction ("DOA 720", "13 o'clock"), more than one, or one that cannot be read with certainty, or has a
+            direction in its event beside its location, or other words in its location beside a direction.
     """
-    words = clean_text(text)
-    event_tags = list(_EVENT_TAG.finditer(words))
-    location_tags = list(_LOCATION_TAG.finditer(words))
-    for name, tags in (("EVENT:", event_tags), ("LOCATION:", location_tags)):
-        if len(tags) > 1:
-            raise ValueError(f"prompt must have {name!r} at most once, got {len(tags)}; write one event per prompt")
-    if event_tags and words[: event_tags[0].start()].strip(" ,;"):
-        raise ValueError(f"prompt must begin with 'EVENT:', got {words[:40]!r}; write EVENT: ... & LOCATION: ...")
-    head = words[event_tags[0].end() :] if event_tags else words
-    if not location_tags:
-        return _parse_free_text(head.strip())
-    event, _, location = _LOCATION_TAG.sub("\n", head, count=1).partition("\n")
-    location = location.strip()
-    azimuth = parse_location(location) if location else None
-    return ParsedPrompt(event=_checked_event(event), location=location or None, azimuth=azimuth)
+    parsed = _take_apart(text)
+    if parsed.location is None:
+        return parsed
+    try:
+        found = find_location(parsed.event)
+    except ValueError as error:
+        raise ValueError(
+            f"event must be free of directions beside its location, got {parsed.event[:80]!r}; {error}"
+        ) from error
+    if found is not None:
+        raise ValueError(
+            f"event must be free of directions beside its location, got {found.words[:80]!r}; leave it out, as in "
+            f"{found.rest[:80]!r}"
+        )
+    return parsed
 
 
 def blank_location(text: str) -> str:
@@ -253,10 +254,31 @@ def blank_location(text: str) -> str:
     Raises:
         ValueError: As `parse_prompt`.
     """
-    event = parse_prompt(text).event
+    event = _take_apart(text).event
     while (found := find_location(event)) is not None:
         event = _checked_event(found.rest)
     return format_prompt(event)
+
+
+def _take_apart(text: str) -> ParsedPrompt:
+    """Read a prompt as `parse_prompt`, whatever directions its event holds beside the location."""
+    words = clean_text(text)
+    event_tags = list(_EVENT_TAG.finditer(words))
+    location_tags = list(_LOCATION_TAG.finditer(words))
+    for name, tags in (("EVENT:", event_tags), ("LOCATION:", location_tags)):
+        if len(tags) > 1:
+            raise ValueError(f"prompt must have {name!r} at most once, got {len(tags)}; write one event per prompt")
+    if event_tags and words[: event_tags[0].start()].strip(" ,;"):
+        raise ValueError(f"prompt must begin with 'EVENT:', got {words[:40]!r}; write EVENT: ... & LOCATION: ...")
+    head = words[event_tags[0].end() :] if event_tags else words
+    if not location_tags:
+        return _parse_free_text(head.strip())
+    event, _, location = _LOCATION_TAG.sub("\n", head, count=1).partition("\n")
+    location = location.strip()
+    if not location:
+        return _parse_free_text(_checked_event(event))
+    event = _checked_event(event)
+    return ParsedPrompt(event=event, location=location, azimuth=read_template_location(location, event))
 
 
 def _draw(num_choices: int, generator: torch.Generator) -> int:
