@@ -390,6 +390,7 @@ def _record(request: ClipRequest, candidate: Candidate, facts: dict[str, Any]) -
         "rendered": False,
         "seed": candidate.seed,
         "gain_db": round(candidate.gain_db, 6) + 0.0,
+        "passed_full_scale_db": round(-candidate.gain_db, 1) + 0.0,
         **facts,
     }
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from dualspec.audio.delivery import DELIVERY_LUFS, MAX_LUFS, MIN_LUFS
 from dualspec.scenes.score import scene_schema
 from dualspec.text.lexicon import LocationStyle
 from dualspec.text.location_words import LocationWords
@@ -37,6 +38,9 @@ class Order(BaseModel):
     num_inference_steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps.")
     guidance_scale: float | None = Field(None, ge=0, le=20, allow_inf_nan=False, description="1 is none.")
     sampler: Literal["ddpm", "ddim", "dpmpp", "unipc"] | None = None
+    loudness_lufs: Annotated[float, Field(ge=MIN_LUFS, le=MAX_LUFS, allow_inf_nan=False)] | None = Field(
+        DELIVERY_LUFS, description="Of the files, by one gain for both ears; null is the level as it comes."
+    )
 
     def prompt(self, words: LocationWords | None = None) -> tuple[str, ParsedPrompt]:
         """Write the sentence for the model, and read back where it places the sound.

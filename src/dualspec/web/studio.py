@@ -101,7 +101,7 @@ class Studio:
             requests,
             model=self._facts,
             sampling=sampling,
-            options=OutputOptions(picture=False, judge=self._judge),
+            options=OutputOptions(picture=False, judge=self._judge, loudness_lufs=order.loudness_lufs),
             batch_size=self._batch_size,
             on_step=lambda *_: on_step(next(done), num_steps),
         )
