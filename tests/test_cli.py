@@ -193,7 +193,7 @@ def test_another_head_renders_the_models_own_mid_signal(
     tiny_model: Path, tmp_path: Path, write_sofa: Callable[..., Path]
 ) -> None:
     sofa = write_sofa()
-    words = ("-o", tmp_path / "dog.wav", "--model", tiny_model, "--sofa", sofa)
+    words = ("-o", tmp_path / "dog.wav", "--model", tiny_model, "--sofa", sofa, "--loudness", "none")
     result = done("generate", "EVENT: Dog bark & LOCATION: DOA 90", *words)
     assert names(tmp_path) == [f"dog{part}" for part in ("-rendered.json", "-rendered.png", "-rendered.wav")] + [
         "dog.json",

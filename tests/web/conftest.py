@@ -28,6 +28,7 @@ from dualspec.text.location_words import LocationWords
 from dualspec.web.app import create_app
 from dualspec.web.serving import build_server
 from dualspec.web.settings import Settings
+from dualspec.web.studio import Studio
 
 RATE = 16_000
 SAMPLES = 8_000
@@ -104,6 +105,12 @@ class FakeStudio:
         record = {"kind": "scene", "gain_db": -1.5, "sample_rate": RATE, "events": events}
         yield WrittenClip(path=path, record=record | {"num_samples": round(plan.length_s * RATE)}, replaced=False)
 
+    def export(self, clip: WrittenClip, form: Any) -> tuple[bytes, str]:
+        return Studio.export(self, clip, form)  # type: ignore[arg-type]
+
+    def archive(self, clips: Any, form: Any) -> bytes:
+        return Studio.archive(self, clips, form)  # type: ignore[arg-type]
+
     def picture(self, clip: WrittenClip) -> bytes:
         return b"\x89PNG of " + clip.path.name.encode()
 
@@ -135,6 +142,7 @@ class Running(NamedTuple):
     studio: FakeStudio
     root: Path
     app: Any
+    protocols: Any  # a function that lists the connections
 
     def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
         """Send one request; a dict goes as JSON, bytes go as they are."""
@@ -192,7 +200,7 @@ def running(settings: Settings, root: Path) -> Iterator[Running]:
         thread.start()
         try:
             _wait_for(lambda: server.started)
-            yield Running(listener.getsockname()[1], studio, root, app)
+            yield Running(listener.getsockname()[1], studio, root, app, lambda: list(server.server_state.connections))
         finally:
             studio.go.set()
             server.should_exit = True

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+import numbers
+from typing import Any
 
 import numpy as np
 
 from dualspec.audio.waveform import Sound, resample
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 METER_RATE = 48_000  # Hz; the rate for which ITU-R BS.1770 gives its weighting filter
 K_WEIGHTING = (
@@ -41,7 +39,7 @@ def check_loudness(target_lufs: float) -> float:
     return target_lufs
 
 
-def integrated_loudness(waveform: Tensor | np.ndarray, sample_rate: int) -> float | None:
+def integrated_loudness(waveform: Sound, sample_rate: int) -> float | None:
     """Measure the gated loudness of one or two channels.
 
     Written out, for the field's library needs scipy, which takes longer to load than a clip takes to make; the tests
@@ -56,7 +54,7 @@ def integrated_loudness(waveform: Tensor | np.ndarray, sample_rate: int) -> floa
 
     Recommendation ITU-R BS.1770-4.
     """
-    samples = np.asarray(resample(waveform, sample_rate, METER_RATE), dtype=np.float64)
+    samples: np.ndarray = np.asarray(resample(waveform, sample_rate, METER_RATE), dtype=np.float64)
     block, step = round(BLOCK_S * METER_RATE), round(BLOCK_S * METER_RATE / 4)
     samples = np.pad(samples, ((0, 0), (0, max(0, block - samples.shape[-1]))))
     energy = np.square(_k_weighted(samples)).sum(0)
@@ -82,18 +80,16 @@ def _lufs(power: np.ndarray) -> np.ndarray:
     return -0.691 + 10 * np.log10(np.maximum(power, 1e-30))
 
 
-def true_peak_db(waveform: Tensor | np.ndarray, sample_rate: int) -> float:
+def true_peak_db(waveform: Sound, sample_rate: int) -> float:
     """Measure the peak between the samples of a waveform (C, S) that is not silent: dBTP, at 192 kHz or more.
 
     Recommendation ITU-R BS.1770-4, annex 2.
     """
-    fine = resample(waveform, sample_rate, sample_rate * max(1, -(-4 * METER_RATE // sample_rate)))
+    fine: Any = resample(waveform, sample_rate, sample_rate * max(1, -(-4 * METER_RATE // sample_rate)))
     return 20 * math.log10(max(float(abs(fine).max()), float(abs(waveform).max())))
 
 
-def bring_to_loudness(
-    waveform: Sound, sample_rate: int, target_lufs: float
-) -> tuple[Sound, dict[str, Any]]:
+def bring_to_loudness(waveform: Sound, sample_rate: int, target_lufs: float) -> tuple[Sound, dict[str, Any]]:
     """Bring a sound to a loudness by one gain for all channels; there is no limiter.
 
     Args:
@@ -144,6 +140,31 @@ def bandwidth_note(content_rate: int, sample_rate: int) -> str | None:
     )
 
 
+def deliver(
+    waveform: Sound, sample_rate: int, file_rate: int, loudness_lufs: float | None
+) -> tuple[Sound, dict[str, Any]]:
+    """Bring a sound to the rate and loudness of its file.
+
+    Args:
+        waveform: (C, S), one or two channels.
+        sample_rate: Hz.
+        file_rate: wanted rate, Hz.
+        loudness_lufs: wanted loudness; None leaves the level, unless the new samples would pass full scale.
+
+    Returns:
+        The sound, and what a record says of it.
+    """
+    facts: dict[str, Any] = {}
+    sound: Any = resample(waveform, sample_rate, file_rate) if file_rate != sample_rate else waveform
+    if (lacks := bandwidth_note(sample_rate, file_rate)) is not None:
+        facts["bandwidth"] = lacks
+    if loudness_lufs is not None:
+        sound, facts["loudness"] = bring_to_loudness(sound, file_rate, loudness_lufs)
+    elif file_rate != sample_rate and (peak := float(abs(sound).max())) > 1:  # peaks between the old samples
+        sound, facts["resampling_gain_db"] = sound / peak, round(-20 * math.log10(peak), 6)
+    return sound, facts
+
+
 def samples_of_length(audio_length_in_s: float | None, num_samples: int, sample_rate: int) -> int:
     """Return the samples of a clip of a length in seconds; None is the whole length that the model makes.
 
@@ -157,6 +178,8 @@ def samples_of_length(audio_length_in_s: float | None, num_samples: int, sample_
     """
     if audio_length_in_s is None:
         return num_samples
+    if isinstance(audio_length_in_s, bool) or not isinstance(audio_length_in_s, numbers.Real):
+        raise ValueError(f"audio_length_in_s must be a number of seconds, got {audio_length_in_s!r:.40}; write 2.5")
     if not 0.1 <= audio_length_in_s <= num_samples / sample_rate:
         raise ValueError(
             f"audio_length_in_s must be 0.1 to {num_samples / sample_rate:g}, got {audio_length_in_s:g}; "

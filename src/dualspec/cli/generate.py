@@ -79,9 +79,7 @@ def generate(
     ] = None,
     loudness: Annotated[
         str | None,
-        typer.Option(
-            help="LUFS of the files, one gain for both ears; none is as it comes.  [default: -23; none for --manifest]"
-        ),
+        typer.Option(help="LUFS of the files by one gain, or none: as it comes.  [default: -23; none for --manifest]"),
     ] = None,
     proof: Annotated[
         bool, typer.Option("--proof/--no-proof", help="Measure where each clip is heard, into its JSON.")
