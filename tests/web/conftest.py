@@ -47,6 +47,7 @@ class FakeStudio:
         self.step_s = 0.0
         self.steps_done = 0
         self.fail: Exception | None = None
+        self.passed_db = 0.0  # by which a sound passes full scale
 
     def about(self) -> dict[str, Any]:
         directions = [
@@ -82,7 +83,9 @@ class FakeStudio:
                 "read_as": read_as,
                 "seed": order.seed + index,
                 "azimuth": azimuth,
-                "gain_db": 0.0,
+                "gain_db": -self.passed_db,
+                "passed_full_scale_db": self.passed_db,
+                "loudness": {"lufs": -23.0, "held_by_peak": False},
             }
             record |= {"num_samples": SAMPLES, "sample_rate": RATE, "direction": proof}
             yield WrittenClip(path=path, record=record, replaced=False)
@@ -164,6 +167,11 @@ class Running(NamedTuple):
         connection.sendall(text.encode())
         return connection
 
+    def die(self) -> None:
+        """Break every connection, as a killed process does; the port is closed when the block ends."""
+        for connection in self.protocols():
+            connection.loop.call_soon_threadsafe(connection.transport.abort)
+
     def job(self, **order: Any) -> str:
         """Create a job and return its path."""
         answer = self.ask("POST", "/api/jobs", {"event": "dog", "azimuth_deg": 90} | order)
@@ -191,11 +199,12 @@ def wait_for() -> Callable[..., Any]:
 
 
 @contextmanager
-def running(settings: Settings, root: Path) -> Iterator[Running]:
+def running_service(settings: Settings, root: Path, port: int = 0) -> Iterator[Running]:
+    root.mkdir(exist_ok=True)
     studio = FakeStudio()
     app = create_app(studio, settings, root)  # type: ignore[arg-type]
     server = build_server(app)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
         thread.start()
         try:
@@ -209,6 +218,12 @@ def running(settings: Settings, root: Path) -> Iterator[Running]:
 
 
 @pytest.fixture
+def running() -> Callable[..., Any]:
+    """A context in which a service runs, in a folder of its own and on a given port."""
+    return running_service
+
+
+@pytest.fixture
 def fake_studio() -> FakeStudio:
     return FakeStudio()
 
@@ -217,13 +232,13 @@ def fake_studio() -> FakeStudio:
 def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """A function that starts a service with given settings."""
     with ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(running(Settings(**settings), tmp_path))
+        yield lambda **settings: stack.enter_context(running_service(Settings(**settings), tmp_path))
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A service with the usual settings, for all tests of a file."""
-    with running(Settings(), tmp_path_factory.mktemp("plain")) as service:
+    with running_service(Settings(), tmp_path_factory.mktemp("plain")) as service:
         yield service
 
 
