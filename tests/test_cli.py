@@ -136,7 +136,7 @@ def test_generate_takes_every_setting(tiny_model: Path, tmp_path: Path) -> None:
 def test_generate_for_a_game_engine(tiny_model: Path, tmp_path: Path) -> None:
     """48 kHz, 24 bit, -23 LUFS: the same sound by one gain, nothing above 8 kHz, and the record says both."""
     common = (PROMPT, "--model", tiny_model, "--no-picture", "--steps", 1, "--subtype", "PCM_24", "-o")
-    done("generate", *common, tmp_path / "plain.wav")
+    done("generate", *common, tmp_path / "plain.wav", "--loudness", "none")
     output = done("generate", *common, tmp_path / "game.wav", "--sample-rate", 48_000, "--loudness", -23).output
     record = json.loads((tmp_path / "game.json").read_text())
     note = "16 kHz content resampled to 48 kHz: nothing above 8 kHz"
@@ -204,7 +204,7 @@ def test_another_head_renders_the_models_own_mid_signal(
     tiny_model: Path, tmp_path: Path, write_sofa: Callable[..., Path]
 ) -> None:
     sofa = write_sofa()
-    words = ("-o", tmp_path / "dog.wav", "--model", tiny_model, "--sofa", sofa)
+    words = ("-o", tmp_path / "dog.wav", "--model", tiny_model, "--sofa", sofa, "--loudness", "none")
     result = done("generate", "EVENT: Dog bark & LOCATION: DOA 90", *words)
     assert names(tmp_path) == [f"dog{part}" for part in ("-rendered.json", "-rendered.png", "-rendered.wav")] + [
         "dog.json",
@@ -236,6 +236,10 @@ def test_generation_needs_neither_head_nor_renderer(tiny_model: Path, tmp_path: 
         "        if name in ('dualspec.audio.hrir', 'dualspec.audio.binaural', 'dualspec.audio.sofa'):\n"
         "            raise AssertionError(f'{name} is barred')\n"
         "sys.meta_path.insert(0, Bar())\n"
+        "def no_head(event, arguments):\n"
+        "    if event == 'open' and '.sofa' in str(arguments[0]):\n"
+        "        raise AssertionError(f'{arguments[0]} is barred')\n"
+        "sys.addaudithook(no_head)\n"
         "from dualspec.cli import main\n"
         "code = main(sys.argv[1:])\n"
         "try:\n"

@@ -57,7 +57,7 @@ def test_the_page_works_from_top_to_bottom(sounds: Path, page_blocks: Any) -> No
         assert result.exit_code == 0, f"{words}: {result.output}"
         said.setdefault(words[0], []).append(result.output)
     assert [len(said[verb]) for verb in ("train", "assemble", "generate", "localize", "evaluate")] == [1, 1, 3, 1, 2]
-    assert "was trained with the head 'fabian'" in said["train"][0], "the user is told that the head is another"
+    assert "rendered with the head 'fabian'" in said["train"][0], "right by default, and the user is told"
     (prepared,) = (sounds.parent / "runs" / "data").iterdir()
     rows = read_manifest(prepared)
     assert {row.labels for row in rows} == {("church bell",), ("coffee machine",)}
@@ -71,7 +71,7 @@ def test_the_page_works_from_top_to_bottom(sounds: Path, page_blocks: Any) -> No
     ears, sample_rate = read_waveform("bell.wav")
     assert ears.shape == (2, 81_920) and sample_rate == 16_000
     heard = json.loads(Path("bell.json").read_text())["direction"]
-    assert heard["asked_deg"] == 90.0 and heard["target"]["name"] != "fabian"
+    assert heard["asked_deg"] == 90.0 and heard["target"]["name"] == "fabian"
     names = [{path.name for path in Path(f"check/{name}").glob("*.wav")} for name in ("before", "after")]
     assert names[0] == names[1] and len(names[0]) == 1
 

@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "src" / "dualspec"
 
 # Data walks through the rooms in this order and never back: a room imports only from rooms above it.
-LEAVES = ("files", "config", "memory")
+LEAVES = ("files", "config", "memory", "arithmetic")
 ROOMS = (
     *("audio", "text", "data", "features", "latents", "diffusion", "synthesis", "hearing", "plots"),
     *(

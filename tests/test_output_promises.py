@@ -20,6 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dualspec.audio.delivery import integrated_loudness
 from dualspec.audio.waveform import read_waveform, to_pcm16
 from dualspec.cli import main
 from dualspec.files import sha256_of
@@ -111,11 +112,47 @@ def test_lowering_the_level_is_said_in_terminal_and_record(
     loud = torch.full((1, 2, 10_240), -2.0)
     monkeypatch.setattr(DualSpecPipeline, "decode_latents", lambda self, latents: loud)
     words = ["generate", PROMPTS[0], "--model", tiny_model, "--no-picture", "--no-proof", "-o", tmp_path / "a.wav"]
-    assert main([str(word) for word in words]) == 0
-    assert "level lowered by 6.0 dB to stay within full scale" in capsys.readouterr().out
-    assert json.loads((tmp_path / "a.json").read_text())["gain_db"] == pytest.approx(-6.0206, abs=1e-3)
-    waveform, _ = read_waveform(tmp_path / "a.wav")
-    assert waveform.shape == (2, 10_240) and float(waveform.abs().max()) <= 1.0
+    for more in ([], ["--loudness", "none"]):
+        assert main([str(word) for word in (*words, *more)]) == 0
+        assert "passed full scale by 6.0 dB and was lowered by as much" in capsys.readouterr().out
+        record = json.loads((tmp_path / "a.json").read_text())
+        assert record["gain_db"] == pytest.approx(-6.0206, abs=1e-3) and record["passed_full_scale_db"] == 6.0
+        waveform, _ = read_waveform(tmp_path / "a.wav")
+        assert waveform.shape == (2, 10_240) and float(waveform.abs().max()) <= 1.0
+
+
+def test_what_one_listens_to_has_one_loudness_and_a_test_set_its_own_level(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two levels, 20 dB apart, leave `generate PROMPT` at -23 LUFS, with the ratio of the ears that they had."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, 2, 10_240, generator=generator) * torch.tensor([[0.02], [0.005]])
+    (tmp_path / "list.txt").write_text(f"{PROMPTS[0]}\n")
+    (tmp_path / "set.jsonl").write_text(json.dumps({"prompt": PROMPTS[0]}) + "\n")
+    common = ["--model", tiny_model, "--no-picture", "--no-proof"]
+
+    def level_of(*words: Any) -> tuple[float | None, float, Any]:
+        assert main([str(word) for word in ("generate", *words, *common)]) == 0
+        (file,) = Path(words[-1]).rglob("*.wav")
+        ears, rate = read_waveform(file)
+        loudness = json.loads(file.with_suffix(".json").read_text()).get("loudness", {})
+        return integrated_loudness(ears, rate), float(ears[0].std() / ears[1].std()), loudness.get("target_lufs")
+
+    for number, gain in enumerate((1.0, 10.0)):
+        monkeypatch.setattr(DualSpecPipeline, "decode_latents", lambda self, latents, gain=gain: gain * noise)
+        own = integrated_loudness(gain * noise[0], 16_000)
+        heard = {
+            "one": level_of(PROMPTS[0], "-o", tmp_path / f"one{number}"),
+            "list": level_of("--prompts", tmp_path / "list.txt", "-o", tmp_path / f"list{number}"),
+            "other": level_of(PROMPTS[0], "--loudness", "-30", "-o", tmp_path / f"other{number}"),
+            "none": level_of(PROMPTS[0], "--loudness", "none", "-o", tmp_path / f"none{number}"),
+            "set": level_of("--manifest", tmp_path / "set.jsonl", "-o", tmp_path / f"set{number}"),
+        }
+        wanted = {"one": -23.0, "list": -23.0, "other": -30.0, "none": None, "set": None}
+        for name, (loudness, ratio, target) in heard.items():
+            assert loudness == pytest.approx(own if wanted[name] is None else wanted[name], abs=0.05), name
+            assert ratio == pytest.approx(4.0, rel=0.02) and target == wanted[name], name
+    assert main(["generate", PROMPTS[0], "--loudness", "loud"]) == 2
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])

@@ -92,7 +92,7 @@ def test_loud_clips_are_turned_down_by_one_gain_for_both_ears(pipeline, monkeypa
         ({"num_inference_steps": 0}, "num_inference_steps must be 1 to 1000"),
         ({"guidance_scale": 30.0}, "guidance_scale must be 0 to 20"),
         ({"sampler": "euler"}, "sampler must be one of"),
-        ({"seed": -1}, "seed must be 0 to"),
+        ({"seed": -1}, "seed must be a whole number, 0 to"),
         ({"seed": [1, 2]}, "one per clip"),
         ({"num_waveforms_per_prompt": 0}, "num_waveforms_per_prompt must be"),
     ],

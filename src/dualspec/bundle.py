@@ -21,6 +21,9 @@ FORMAT_VERSION = 1
 MAX_INDEX_BYTES = 1 << 16
 LOCALIZERS = ("paper", "robust")  # the embedded ones
 PROBES = ("mn04_as", "yamnet")  # embedders that an embedded probe belongs to
+HEADS = {"fabian": "5f265789490af25a7cca6c64a8e6c3c7ae35f7bd94b3a97cbe3df72b6128d888"}
+"""The embedded heads, each with the SHA-256 of the file that it was taken from (tools/embedded_head.py). They are for
+training and for true clips: nothing on the way from words to sound reads one."""
 TRUSTED_ACCURACY = 0.99  # below this share of true clips a localizer's scores carry a warning (decision 24)
 
 
@@ -38,6 +41,17 @@ def embedded_bundle() -> Path:
     if not folder.is_dir():
         raise FileNotFoundError("this installation has no embedded model; give a folder with --model")
     return folder
+
+
+def head_file(name: str | Path) -> Path:
+    """Return the SOFA file of a head: that of an embedded one by its name, or the one that is named."""
+    return _bundle(f"heads/{name}.sofa") if str(name) in HEADS else Path(name)
+
+
+def part_folder(part: str, place: str) -> Path:
+    """Return the weights folder that is named for a part, or that part of a model; `default` is the embedded model."""
+    folder = embedded_bundle() if place == "default" else Path(place)
+    return folder / part if (folder / INDEX_NAME).is_file() else folder
 
 
 def write_index(folder: Path, variant: str, parts: Sequence[str]) -> None:

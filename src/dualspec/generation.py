@@ -13,8 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dualspec.audio.delivery import bandwidth_note, bring_to_loudness
-from dualspec.audio.waveform import read_samples, resample, write_waveform
+from dualspec.audio.delivery import deliver
+from dualspec.audio.waveform import read_samples, write_waveform
 from dualspec.config import to_dict
 from dualspec.files import all_or_nothing, read_json, sha256_of, write_text_atomic
 from dualspec.hearing.proof import placement_scores
@@ -294,7 +294,8 @@ def write_clip(
         record: what the JSON says beside level, length and hash of the sound file.
         options: format, rate and loudness of the file, picture, judge; what is judged is the file, as it was written.
     """
-    waveform, file_rate, facts = _delivered(waveform, sample_rate, options)
+    file_rate = options.sample_rate or sample_rate
+    waveform, facts = deliver(waveform, sample_rate, file_rate, options.loudness_lufs)
     record = record | facts
     replaced = path.exists()
     azimuth_deg = record["azimuth"]["azimuth_deg"] if record["azimuth"] is not None else None
@@ -315,21 +316,6 @@ def write_clip(
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
         write_text_atomic(folder / f"{path.stem}.json", text + "\n")
     return WrittenClip(path=path, record=record, replaced=replaced)
-
-
-def _delivered(waveform: Any, sample_rate: int, options: OutputOptions) -> tuple[Any, int, dict[str, Any]]:
-    """Bring a sound (2, S) to the rate and loudness of its file; return it, its rate, and what was done."""
-    file_rate = options.sample_rate or sample_rate
-    facts: dict[str, Any] = {}
-    if file_rate != sample_rate:
-        waveform = resample(waveform, sample_rate, file_rate)
-    if (lacks := bandwidth_note(sample_rate, file_rate)) is not None:
-        facts["bandwidth"] = lacks
-    if options.loudness_lufs is not None:
-        waveform, facts["loudness"] = bring_to_loudness(waveform, file_rate, options.loudness_lufs)
-    elif file_rate != sample_rate and (peak := float(abs(waveform).max())) > 1:  # peaks between the old samples
-        waveform, facts["resampling_gain_db"] = waveform / peak, round(-20 * math.log10(peak), 6)
-    return waveform, file_rate, facts
 
 
 def draw_clip(waveform: Any, sample_rate: int, record: dict[str, Any], picture: Path) -> None:
@@ -390,6 +376,7 @@ def _record(request: ClipRequest, candidate: Candidate, facts: dict[str, Any]) -
         "rendered": False,
         "seed": candidate.seed,
         "gain_db": round(candidate.gain_db, 6) + 0.0,
+        "passed_full_scale_db": round(-candidate.gain_db, 1) + 0.0,
         **facts,
     }
 

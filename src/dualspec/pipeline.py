@@ -7,11 +7,12 @@ of a head are carried along for whoever judges, and never read.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import torch
 from torch import Tensor
 
+from dualspec.arithmetic import own_arithmetic
 from dualspec.audio.delivery import samples_of_length
 from dualspec.compiled import Precision, compile_methods
 from dualspec.diffusion.denoiser import build_denoiser
@@ -43,11 +44,11 @@ from dualspec.text.prompt_cache import PromptCache
 from dualspec.training.weights import load_module, save_weights
 
 if TYPE_CHECKING:
-    from dualspec.pipeline_call import BinauralOutput, Generators, OutputType
+    from dualspec.pipeline_call import BinauralOutput, CallOptions, Generators, OutputType
 
-FADE_SAMPLES = 160
 MAX_CACHED_PROMPTS = 128
 """Texts whose states stay in memory: at most 25 MB of the small encoder, 67 MB of FLAN-T5-large."""
+Texts = str | Sequence[str]
 StepEnd = Callable[["DualSpecPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
@@ -144,15 +145,26 @@ class DualSpecPipeline:
         self._num_tokens = self.text_encoder.max_tokens
         return self
 
+    @overload
+    def __call__(
+        self, prompt: Texts | None = ..., *, return_dict: Literal[True] = ..., **options: "Unpack[CallOptions]"
+    ) -> "BinauralOutput": ...
+
+    @overload
+    def __call__(
+        self, prompt: Texts | None = ..., *, return_dict: Literal[False], **options: "Unpack[CallOptions]"
+    ) -> tuple[Tensor]: ...
+
+    @own_arithmetic()
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | list[str] | None = None,
+        prompt: Texts | None = None,
         *,
         audio_length_in_s: float | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        negative_prompt: str | list[str] | None = None,
+        negative_prompt: Texts | None = None,
         num_waveforms_per_prompt: int = 1,
         generator: "Generators | None" = None,
         latents: Tensor | None = None,
@@ -165,10 +177,10 @@ class DualSpecPipeline:
         callback_on_step_end: StepEnd | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         sampler: SamplerName | None = None,
-        seed: int | list[int] | None = None,
+        seed: int | Sequence[int] | None = None,
         batch_size: int = 8,
         location_words: Reading = "known",
-    ) -> "BinauralOutput | Any":
+    ) -> "BinauralOutput | tuple[Tensor]":
         """Generate two-ear sound from words.
 
         Args:
@@ -202,12 +214,13 @@ class DualSpecPipeline:
             ValueError: an argument is out of its range, or does not go with another.
             MemoryError: the clips of a batch do not fit; a call with a smaller batch may follow.
         """
-        from dualspec.pipeline_call import BinauralOutput, check_output, draw_start, read_seeds, read_words, text_states
+        from dualspec import pipeline_call as call
 
-        check_output(output_type, audio_length_in_s, callback_on_step_end_tensor_inputs)
+        call.check_output(output_type, audio_length_in_s, callback_on_step_end_tensor_inputs)
+        batch_size = call.whole_number("batch_size", batch_size)
         num_samples = self.num_samples(audio_length_in_s)
         sampling = self.sampling_config(num_inference_steps, guidance_scale, sampler)
-        words = read_words(
+        words = call.read_words(
             (prompt, prompt_embeds, attention_mask),
             (negative_prompt, negative_prompt_embeds, negative_attention_mask),
             repeats=num_waveforms_per_prompt,
@@ -218,9 +231,9 @@ class DualSpecPipeline:
         read_as = [self.config.location_words.read(text, location_words) for text in words[0].texts]
         asked, words = words[0].texts, (replace(words[0], texts=read_as), words[1])
         count = len(words[0])
-        seeds = read_seeds(seed or 0, num_waveforms_per_prompt, count) if generator is None else []
+        seeds = call.read_seeds(seed, num_waveforms_per_prompt, count) if generator is None else []
         shape = (count, *self.pairing.packed_shape)
-        noise, steps = draw_start(shape, seeds=seeds, generator=generator, latents=latents, device=self.device)
+        noise, steps = call.draw_start(shape, seeds=seeds, generator=generator, latents=latents, device=self.device)
 
         def on_step(index: int, timestep: Tensor, now: Tensor) -> Tensor:
             shown = {"latents": now} if callback_on_step_end_tensor_inputs else {}
@@ -236,25 +249,30 @@ class DualSpecPipeline:
                     self.config.schedule,
                     sampling,
                     noise=noise[rows],
-                    **text_states(self._prompts, self.text_encoder, *words, rows, self.device, self._num_tokens),
+                    **call.text_states(self._prompts, self.text_encoder, *words, rows, self.device, self._num_tokens),
                     step_generators=steps[rows],
                     callback=on_step,
                     apart=self.device.type == "cpu" and not self._num_tokens,
                 )
                 made.append(clean if output_type == "latent" else self.decode_latents(clean).cpu())
-        audios: Any = torch.cat(made)
+        audios: Any = call.check_finite(torch.cat(made))
         gains: list[float] = []
         if output_type != "latent":
-            audios, gains = _within_full_scale(_cut(audios, num_samples))
+            audios, gains = call.within_full_scale(call.cut(audios, num_samples))
         audios = audios.numpy() if output_type == "np" else audios
-        return BinauralOutput(audios, self.sample_rate, seeds, asked, gains, read_as) if return_dict else (audios,)
+        if not return_dict:
+            return (audios,)
+        return call.BinauralOutput(audios, self.sample_rate, seeds, asked, gains, read_as)
 
+    @own_arithmetic()
     @torch.no_grad()
-    def encode_prompt(self, prompt: str | list[str]) -> tuple[Tensor, Tensor]:
+    def encode_prompt(self, prompt: Texts) -> tuple[Tensor, Tensor]:
         """Return `prompt_embeds` (P, L, D) and `attention_mask` (P, L) of texts."""
-        texts = [prompt] if isinstance(prompt, str) else list(prompt)
-        return self._prompts.encode(self.text_encoder, texts, self.device)
+        from dualspec.pipeline_call import texts_of
 
+        return self._prompts.encode(self.text_encoder, texts_of("prompt", prompt), self.device)
+
+    @own_arithmetic()
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Return waveforms (B, 2, S), not limited in level, of packed latents (B, C, T, F)."""
@@ -283,6 +301,7 @@ class DualSpecPipeline:
             num_samples=self.config.num_samples,
         )
 
+    @own_arithmetic()
     @torch.no_grad()
     def round_trip(self, waveform: Tensor) -> Tensor:
         """Encode and decode two-ear clips (B, 2, S) without diffusion: the upper bound of what the parts can do."""
@@ -335,6 +354,7 @@ class DualSpecPipeline:
         write_index(folder, self.config.variant, list(modules))
 
     @classmethod
+    @own_arithmetic()
     def from_pretrained(
         cls,
         name_or_folder: str | Path | None = None,
@@ -377,22 +397,3 @@ class DualSpecPipeline:
             "documents": read_documents(folder),
         }
         return cls(config, denoiser, vaes, vocoder, text_encoder, **facts).to(device)
-
-
-def _cut(waveform: Tensor, num_samples: int) -> Tensor:
-    """Crop (B, 2, S) to `num_samples` with a 10 ms fade where something was cut off."""
-    if num_samples == waveform.shape[-1]:
-        return waveform
-    cropped = waveform[..., :num_samples].clone()
-    cropped[..., -FADE_SAMPLES:] *= torch.linspace(1.0, 0.0, FADE_SAMPLES)
-    return cropped
-
-
-def _within_full_scale(waveform: Tensor) -> tuple[Tensor, list[float]]:
-    """Turn clips (B, 2, S) that pass full scale down, one gain for both ears; return the gains in dB."""
-    if not bool(torch.isfinite(waveform).all()):
-        raise ValueError(
-            "generated samples must be finite, got NaN or infinity; the weights or the settings are at fault"
-        )
-    peaks = waveform.abs().amax(dim=(1, 2)).clamp(min=1.0)
-    return (waveform / peaks[:, None, None]).clamp(-1.0, 1.0), [float(-20 * torch.log10(peak)) for peak in peaks]

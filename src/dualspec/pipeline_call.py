@@ -1,23 +1,27 @@
 """What goes into a pipeline call and what comes out, with the names that diffusers' audio pipelines use."""
 
-from collections.abc import Sequence
+import numbers
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
+import numpy as np
 import torch
 from diffusers import AudioPipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dualspec.diffusion.sampler import initial_noise
+from dualspec.diffusion.sampler import SamplerName, initial_noise
 from dualspec.text.encoder import TextEncoder
+from dualspec.text.location_words import Reading
 from dualspec.text.prompt_cache import PromptCache
 
 OutputType = Literal["pt", "np", "latent"]
 Generators = torch.Generator | list[torch.Generator]
-Given = tuple[str | list[str] | None, Tensor | None, Tensor | None]  # words, or states and their mask
+Given = tuple[str | Sequence[str] | None, Tensor | None, Tensor | None]  # words, or states and their mask
 SEED_LIMIT = 2**62
+FADE_SAMPLES = 160
 
 
 @dataclass
@@ -30,6 +34,29 @@ class BinauralOutput(AudioPipelineOutput):
     prompts: list[str]  # the prompt of each clip; none where its states were given
     gains_db: list[float]  # 0, or the negative gain that kept a clip within full scale; none of latents
     read_as: list[str]  # what the model read of each prompt; none where its states were given
+
+
+class CallOptions(TypedDict, total=False):
+    """The options of a pipeline call that do not decide about the type of its answer."""
+
+    audio_length_in_s: float | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    negative_prompt: str | Sequence[str] | None
+    num_waveforms_per_prompt: int
+    generator: Generators | None
+    latents: Tensor | None
+    prompt_embeds: Tensor | None
+    negative_prompt_embeds: Tensor | None
+    attention_mask: Tensor | None
+    negative_attention_mask: Tensor | None
+    output_type: OutputType
+    callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None] | None
+    callback_on_step_end_tensor_inputs: Sequence[str]
+    sampler: SamplerName | None
+    seed: int | Sequence[int] | None
+    batch_size: int
+    location_words: Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +81,10 @@ def _read(name: str, given: Given, *, repeats: int, width: int) -> Words:
     if embeds is None:
         if mask is not None:
             raise ValueError(f"the attention mask must come with {name}_embeds, got words; leave it out")
-        texts = [words] if isinstance(words, str) else list(words or ())
-        return Words(texts=[text for text in texts for _ in range(repeats)])
+        return Words(texts=[text for text in texts_of(name, words) for _ in range(repeats)])
+    if not isinstance(embeds, Tensor) or not isinstance(mask, Tensor | None):
+        raise ValueError(f"{name}_embeds and their mask must be tensors, got others; take them from encode_prompt")
+    embeds = embeds.float()
     mask = torch.ones(embeds.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
     if embeds.ndim != 3 or embeds.shape[-1] != width or mask.shape != embeds.shape[:2]:
         raise ValueError(
@@ -63,6 +92,33 @@ def _read(name: str, given: Given, *, repeats: int, width: int) -> Words:
             f"{tuple(embeds.shape)} and {tuple(mask.shape)}; take them from encode_prompt"
         )
     return Words(texts=[], embeds=embeds.repeat_interleave(repeats, 0), mask=mask.repeat_interleave(repeats, 0))
+
+
+def texts_of(name: str, words: Any) -> list[str]:
+    """Return what a caller gave as words as a list of texts.
+
+    Raises:
+        ValueError: it is no text and no list of texts.
+    """
+    if isinstance(words, str):
+        return [words]
+    if not isinstance(words, Sequence) or isinstance(words, bytes):
+        raise ValueError(f"{name} must be a text or a list of texts, got {type(words).__name__}; write a list")
+    for index, text in enumerate(words):
+        if not isinstance(text, str):
+            raise ValueError(f"{name} must be texts, got {text!r:.40} at place {index}; leave it out or write words")
+    return list(words)
+
+
+def whole_number(name: str, value: Any, low: int = 1) -> int:
+    """Return a caller's whole number, NumPy's among them, as Python's own.
+
+    Raises:
+        ValueError: it is none, or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
+        raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r:.40}; say {low}")
+    return int(value)
 
 
 def read_words(prompt: Given, negative: Given, *, repeats: int, width: int) -> tuple[Words, Words]:
@@ -77,8 +133,7 @@ def read_words(prompt: Given, negative: Given, *, repeats: int, width: int) -> t
     Raises:
         ValueError: both or neither was given, something is empty, or the shapes and numbers do not fit.
     """
-    if repeats < 1:
-        raise ValueError(f"num_waveforms_per_prompt must be at least 1, got {repeats}; say 1")
+    repeats = whole_number("num_waveforms_per_prompt", repeats)
     asked = _read("prompt", prompt, repeats=repeats, width=width)
     if not len(asked) or not all(text.strip() for text in asked.texts):
         raise ValueError("prompt must be words, got an empty text; say what is heard and where")
@@ -127,17 +182,27 @@ def check_output(output_type: str, audio_length_in_s: float | None, tensor_input
         raise ValueError(f"callback_on_step_end_tensor_inputs must be ['latents'] or [], got {unknown[0]!r}")
 
 
-def read_seeds(seed: int | list[int], per_prompt: int, count: int) -> list[int]:
+def read_seeds(seed: Any, per_prompt: int, count: int) -> list[int]:
     """Return the seed of each of `count` clips.
 
+    Args:
+        seed: a whole number, of the first clip of each prompt, or a row of them, one per clip; NumPy's, too. None is 0.
+        per_prompt: clips per prompt.
+        count: of all clips.
+
     Raises:
-        ValueError: a seed is out of range, or there are not as many as clips.
+        ValueError: a seed is no whole number or out of range, or there are not as many as clips.
     """
-    seeds = list(seed) if isinstance(seed, list) else [seed + index % per_prompt for index in range(count)]
+    given: Any = seed.tolist() if isinstance(seed, np.ndarray | Tensor) else 0 if seed is None else seed
+    is_row = isinstance(given, list | tuple)
+    for value in given if is_row else [given]:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= int(value) < SEED_LIMIT:
+            raise ValueError(f"seed must be a whole number, 0 to 2^62 - 1, got {value!r:.40}; say 0")
+    seeds = [int(value) for value in given] if is_row else [int(given + index % per_prompt) for index in range(count)]
     if len(seeds) != count:
         raise ValueError(f"seed must be one number or one per clip ({count}), got {len(seeds)}")
-    if any(not 0 <= value < SEED_LIMIT for value in seeds):
-        raise ValueError(f"seed must be 0 to 2^62 - 1, got {seeds[:4]}")
+    if max(seeds) >= SEED_LIMIT:
+        raise ValueError(f"seed must be a whole number, 0 to 2^62 - 1, got {max(seeds)} for a later clip; begin lower")
     return seeds
 
 
@@ -163,6 +228,8 @@ def draw_start(
     """
     if generator is not None:
         stepping = generator if isinstance(generator, list) else [generator] * shape[0]
+        if not all(isinstance(one, torch.Generator) for one in stepping):
+            raise ValueError("generator must be a torch.Generator or a list of them, got another; say seed=… instead")
         if len(stepping) != shape[0]:
             raise ValueError(f"generator must be one or one per clip ({shape[0]}), got {len(stepping)}")
     else:  # steps draw from a stream of their own, so that given latents change nothing but the start
@@ -171,6 +238,36 @@ def draw_start(
         if generator is None:
             return initial_noise(shape[1:], seeds, device), stepping
         return randn_tensor(shape, generator=stepping, device=device), stepping
+    if not isinstance(latents, Tensor):
+        raise ValueError(f"latents must be a tensor, got {type(latents).__name__}; torch.from_numpy makes one")
     if tuple(latents.shape) != shape:
         raise ValueError(f"latents must have the shape {shape}, got {tuple(latents.shape)}; draw standard normal noise")
     return latents.to(device, torch.float32), stepping
+
+
+def check_finite(values: Tensor) -> Tensor:
+    """Return samples or latents that are all finite.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(
+            "generated samples must be finite, got NaN or infinity; the weights or the settings are at fault"
+        )
+    return values
+
+
+def cut(waveform: Tensor, num_samples: int) -> Tensor:
+    """Crop (B, 2, S) to `num_samples` with a 10 ms fade where something was cut off."""
+    if num_samples == waveform.shape[-1]:
+        return waveform
+    cropped = waveform[..., :num_samples].clone()
+    cropped[..., -FADE_SAMPLES:] *= torch.linspace(1.0, 0.0, FADE_SAMPLES)
+    return cropped
+
+
+def within_full_scale(waveform: Tensor) -> tuple[Tensor, list[float]]:
+    """Turn clips (B, 2, S) that pass full scale down, one gain for both ears; return the gains in dB."""
+    peaks = waveform.abs().amax(dim=(1, 2)).clamp(min=1.0)
+    return (waveform / peaks[:, None, None]).clamp(-1.0, 1.0), [float(-20 * torch.log10(peak)) for peak in peaks]

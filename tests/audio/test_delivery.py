@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -113,3 +114,26 @@ def test_a_higher_rate_adds_nothing_and_the_note_says_where_the_sound_ends() -> 
     assert power[8_500:].sum() < 1e-6 * power.sum()
     assert bandwidth_note(16_000, 48_000) == "16 kHz content resampled to 48 kHz: nothing above 8 kHz"
     assert bandwidth_note(48_000, 48_000) is bandwidth_note(96_000, 48_000) is None
+
+
+@pytest.mark.parametrize(("sample_rate", "seconds"), [(16_000, 5.12), (48_000, 0.4), (44_100, 7.03), (48_000, 0.1)])
+def test_the_meter_agrees_with_the_library_that_the_field_keeps(sample_rate: int, seconds: float) -> None:
+    """pyloudnorm's own code: recursive filters, blocks one by one."""
+    meter = pytest.importorskip("pyloudnorm").Meter(48_000, filter_class="DeMan")
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(2, round(seconds * sample_rate), generator=generator)
+    swelling = noise * torch.linspace(0.001, 0.3, noise.shape[-1]) ** 2
+    samples = resample(swelling, sample_rate, 48_000).double().numpy().T
+    samples = np.pad(samples, ((0, max(0, 19_200 - len(samples))), (0, 0)))
+    whole = len(samples) - (len(samples) - 19_200) % 4_800
+    expected = meter.integrated_loudness(samples[:whole])
+    assert integrated_loudness(swelling, sample_rate) == pytest.approx(expected, abs=0.005)
+    assert integrated_loudness(swelling.numpy(), sample_rate) == integrated_loudness(swelling, sample_rate)
+
+
+def test_arrays_are_brought_to_a_loudness_as_tensors_are() -> None:
+    sound = 0.1 * torch.randn(2, 16_000, generator=torch.Generator().manual_seed(4))
+    louder, facts = bring_to_loudness(sound, 16_000, -23)
+    array, same = bring_to_loudness(sound.numpy(), 16_000, -23)
+    assert isinstance(array, np.ndarray) and same == facts
+    np.testing.assert_allclose(array, louder.numpy(), rtol=1e-6)

@@ -28,6 +28,7 @@ from dualspec.text.location_words import LocationWords
 from dualspec.web.app import create_app
 from dualspec.web.serving import build_server
 from dualspec.web.settings import Settings
+from dualspec.web.studio import Studio
 
 RATE = 16_000
 SAMPLES = 8_000
@@ -46,6 +47,7 @@ class FakeStudio:
         self.step_s = 0.0
         self.steps_done = 0
         self.fail: Exception | None = None
+        self.passed_db = 0.0  # by which a sound passes full scale
 
     def about(self) -> dict[str, Any]:
         directions = [
@@ -81,7 +83,9 @@ class FakeStudio:
                 "read_as": read_as,
                 "seed": order.seed + index,
                 "azimuth": azimuth,
-                "gain_db": 0.0,
+                "gain_db": -self.passed_db,
+                "passed_full_scale_db": self.passed_db,
+                "loudness": {"lufs": -23.0, "held_by_peak": False},
             }
             record |= {"num_samples": SAMPLES, "sample_rate": RATE, "direction": proof}
             yield WrittenClip(path=path, record=record, replaced=False)
@@ -103,6 +107,12 @@ class FakeStudio:
             event["sounds"] = [{"seed": 0} | proof]
         record = {"kind": "scene", "gain_db": -1.5, "sample_rate": RATE, "events": events}
         yield WrittenClip(path=path, record=record | {"num_samples": round(plan.length_s * RATE)}, replaced=False)
+
+    def export(self, clip: WrittenClip, form: Any) -> tuple[bytes, str]:
+        return Studio.export(self, clip, form)  # type: ignore[arg-type]
+
+    def archive(self, clips: Any, form: Any) -> bytes:
+        return Studio.archive(self, clips, form)  # type: ignore[arg-type]
 
     def picture(self, clip: WrittenClip) -> bytes:
         return b"\x89PNG of " + clip.path.name.encode()
@@ -135,6 +145,7 @@ class Running(NamedTuple):
     studio: FakeStudio
     root: Path
     app: Any
+    protocols: Any  # a function that lists the connections
 
     def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
         """Send one request; a dict goes as JSON, bytes go as they are."""
@@ -155,6 +166,11 @@ class Running(NamedTuple):
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
         connection.sendall(text.encode())
         return connection
+
+    def die(self) -> None:
+        """Break every connection, as a killed process does; the port is closed when the block ends."""
+        for connection in self.protocols():
+            connection.loop.call_soon_threadsafe(connection.transport.abort)
 
     def job(self, **order: Any) -> str:
         """Create a job and return its path."""
@@ -183,21 +199,28 @@ def wait_for() -> Callable[..., Any]:
 
 
 @contextmanager
-def running(settings: Settings, root: Path) -> Iterator[Running]:
+def running_service(settings: Settings, root: Path, port: int = 0) -> Iterator[Running]:
+    root.mkdir(exist_ok=True)
     studio = FakeStudio()
     app = create_app(studio, settings, root)  # type: ignore[arg-type]
     server = build_server(app)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
         thread.start()
         try:
             _wait_for(lambda: server.started)
-            yield Running(listener.getsockname()[1], studio, root, app)
+            yield Running(listener.getsockname()[1], studio, root, app, lambda: list(server.server_state.connections))
         finally:
             studio.go.set()
             server.should_exit = True
             thread.join(20)
     assert not thread.is_alive()
+
+
+@pytest.fixture
+def running() -> Callable[..., Any]:
+    """A context in which a service runs, in a folder of its own and on a given port."""
+    return running_service
 
 
 @pytest.fixture
@@ -209,13 +232,13 @@ def fake_studio() -> FakeStudio:
 def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """A function that starts a service with given settings."""
     with ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(running(Settings(**settings), tmp_path))
+        yield lambda **settings: stack.enter_context(running_service(Settings(**settings), tmp_path))
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A service with the usual settings, for all tests of a file."""
-    with running(Settings(), tmp_path_factory.mktemp("plain")) as service:
+    with running_service(Settings(), tmp_path_factory.mktemp("plain")) as service:
         yield service
 
 

@@ -119,6 +119,36 @@ def test_the_server_says_at_once_what_is_wrong(scene):
     scene.locator("#scene-error").wait_for(state="hidden")
 
 
+def test_an_empty_text_is_an_error_at_its_row(scene):
+    scene.get_by_label("Sound 1").fill("")
+    scene.get_by_text("events[0].text must be 1 to 400 characters, got 0").wait_for()
+    assert scene.get_by_label("Sound 1").get_attribute("aria-invalid") == "true"
+    assert written(scene)["events"][0]["text"] == "", "what was written before is not made in its place"
+    scene.locator("[data-key=bar-1]").press("ArrowRight")
+    assert scene.locator(".lane.wrong").count() == 1
+    scene.get_by_role("button", name="Make the scene").click()
+    scene.locator(".lane.wrong.chosen").wait_for()
+    assert scene.locator("#scene-actions").is_hidden()
+    scene.get_by_label("Sound 1").fill("owl")
+    scene.locator("#scene-error").wait_for(state="hidden")
+    assert scene.locator(".lane.wrong").count() == 0
+
+
+def test_what_was_deleted_or_replaced_comes_back(scene, tmp_path):
+    before = written(scene)
+    scene.get_by_role("button", name="Remove").click()
+    assert len(written(scene)["events"]) == 1
+    scene.get_by_role("button", name="Undo: remove “rain”").click()
+    assert written(scene) == before and scene.locator("#undo").is_hidden()
+    scene.get_by_role("slider", name="Beginning of 2 bee").press("Delete")
+    scene.locator("#lanes .bar").first.press("Control+z")
+    assert written(scene) == before
+    (tmp_path / "other.json").write_text('{"events": [{"text": "owl", "azimuth_deg": 0, "length_s": 0.4}]}')
+    scene.set_input_files("#scene-file", tmp_path / "other.json")
+    scene.get_by_role("button", name="Undo: open other.json").click()
+    assert written(scene) == before
+
+
 def test_a_scene_is_made_played_saved_and_opened(scene, tmp_path):
     scene.get_by_label("Title of the scene").fill("A wet evening")
     scene.get_by_role("button", name="Make the scene").click()
@@ -168,9 +198,9 @@ def test_a_scene_can_be_cancelled_and_followed_after_a_reload(scene, plain, wait
     wait_for(lambda: plain.app.state.service.jobs.running)
     scene.reload()
     scene.get_by_role("button", name="Cancel").click()
+    scene.get_by_role("button", name="Make the scene").wait_for()  # at once, whatever the server does
     wait_for(lambda: plain.app.state.service.jobs.running.stop)
     plain.studio.go.set()
-    scene.get_by_role("button", name="Make the scene").wait_for()
     assert scene.locator("#scene-actions").is_hidden()
 
 

@@ -148,6 +148,19 @@ def test_s7_signals_decide_about_the_running_job(fake_studio, wait_for, tmp_path
     assert tasks[1].step == 0 and tasks[1].error == "the server is stopping"
 
 
+def test_a_token_is_shown_on_a_terminal_alone(capfd, monkeypatch):
+    """Standard output of a service lands in a journal, where others may read."""
+    from dualspec.web.serving import listen_on
+    from dualspec.web.settings import Settings
+
+    settings = Settings(token="0123456789abcdef")
+    with listen_on(settings, 0) as (_, words):
+        assert "0123456789abcdef" not in words and words.startswith("http://127.0.0.1:")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    with listen_on(settings, 0) as (_, words):
+        assert words.endswith("/#token=0123456789abcdef")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "complaint"),
     [

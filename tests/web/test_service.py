@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import socket
 import threading
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
+import torch
 
 pytest.importorskip("fastapi", reason="the page needs the extra 'web'")
 
+from dualspec.audio.delivery import integrated_loudness
 from dualspec.web.settings import MAX_JSON_BYTES, MAX_UPLOAD_BYTES, Settings
 
 ORDER: dict[str, Any] = {"event": "dog bark", "azimuth_deg": 90}
@@ -54,7 +59,8 @@ def test_a_job_from_order_to_sound(start, wait_for):
     assert job["clips"][0]["prompt"] == "EVENT: Dog bark & LOCATION: 9 o'clock direction"
     sound = service.ask("GET", f"{path}/clips/1/audio")
     assert sound.headers["content-type"] == "audio/wav" and sound.body[:4] == b"RIFF"
-    assert sound.headers["content-disposition"] == 'attachment; filename="clip-seed8.wav"'
+    name = "attachment; filename=\"clip-seed8.wav\"; filename*=UTF-8''clip-seed8.wav"
+    assert sound.headers["content-disposition"] == name
     assert service.ask("GET", f"{path}/clips/1/record").json["seed"] == 8
     assert service.ask("GET", f"{path}/clips/1/picture").body == b"\x89PNG of clip-seed8.wav"
     assert service.ask("GET", f"{path}/clips/2/audio").status == 404
@@ -206,14 +212,117 @@ def test_s3_bodies_that_are_too_large_are_refused_unread(start, path):
         (b'{"event": "rain", "location": "left, far away"}', "location"),
         (b'{"event": "rain", "location": "not on the left"}', "location"),
         (b'{"event": "rain", "location": "from left to right"}', "location"),
+        (b'{"event": "dog", "azimuth_deg": 9, "azimuth_deg": 10}', "azimuth_deg"),
+        (b'{"event": "dog", "event": "dog", "azimuth_deg": 9}', "event"),
+        (b'{"event": "d\\u0000og", "azimuth_deg": 9}', "event"),
+        (b'{"event": "d\\u001bog", "azimuth_deg": 9}', "event"),
+        (b'{"event": "dog", "location": "left\\u0000"}', "location"),
+        (b'{"event": "d\x00og", "azimuth_deg": 9}', "body"),
+        (b'{"event": "dog", "azimuth_deg": 9, "loudness_lufs": 0}', "loudness_lufs"),
     ],
 )
 def test_s3_malformed_orders_get_one_line_that_names_the_field(plain, body, field):
     answer = plain.ask("POST", "/api/jobs", body, JSON)
     assert answer.status in (400, 422)
     line = answer.json["error"]
-    assert line.isascii() and "\n" not in line and "Traceback" not in line and len(line) < 400
+    assert line.isprintable() and "Traceback" not in line and len(line) < 400
     assert answer.json["field"] == field and line.startswith(field)
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        ({"event": ""}, "event must have at least 1 character, got ''"),
+        ({"event": "x" * 501}, "event must have at most 500 characters, got 'xxx"),
+        ({"event": 7}, "event must be text, got 7"),
+        ({"azimuth_deg": 360}, "azimuth_deg must be less than 360, got 360"),
+        ({"azimuth_deg": -1.5}, "azimuth_deg must be at least 0, got -1.5"),
+        ({"azimuth_deg": "9"}, "azimuth_deg must be a number, got '9'"),
+        ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"num_clips": 17}, "num_clips must be at most 16, got 17"),
+        ({"location_style": "map"}, "location_style must be 'doa', 'clock' or 'general', got 'map'"),
+        ({"azimuth_deg": None, "location": "bei 🐶"}, "location must name a direction, got 'bei 🐶'"),
+        ({"azimuth_deg": None, "location": "no\u202ewhere"}, "got 'no\\u202ewhere'"),
+    ],
+)
+def test_refusals_are_sentences(plain, order, words):
+    """No template of the library that checks, no codes for letters that can be printed."""
+    answer = plain.ask("POST", "/api/jobs", ORDER | order)
+    assert answer.status == 422 and words in answer.json["error"], answer.json
+
+
+@pytest.mark.parametrize("query", ["sample_rate=1", "format=mp3", "subtype=FLOAT", "loudness_lufs=nan", "rate=48000"])
+def test_forms_of_files_are_checked(plain, query):
+    plain.over(path := plain.job())
+    answer = plain.ask("GET", f"{path}/clips/0/audio?{query}")
+    assert answer.status == 422 and answer.json["field"] == query.partition("=")[0]
+
+
+def test_sounds_are_fetched_in_other_forms_and_all_together(plain):
+    """What the command line has: rate, sample format, container, loudness; a ZIP holds every clip and its record."""
+    plain.over(path := plain.job(num_clips=2, seed=3))
+    made = plain.ask("GET", f"{path}/clips/0/audio")
+    assert (made.headers["content-type"], soundfile.info(io.BytesIO(made.body)).samplerate) == ("audio/wav", 16_000)
+    form = "format=flac&sample_rate=48000&subtype=PCM_24&loudness_lufs=-30"
+    answer = plain.ask("GET", f"{path}/clips/0/audio?{form}")
+    assert answer.headers["content-type"] == "audio/flac" and answer.headers["x-loudness"] == "-30 LUFS"
+    assert 'filename="clip-seed3.flac"' in answer.headers["content-disposition"]
+    info = soundfile.info(io.BytesIO(answer.body))
+    assert (info.format, info.subtype, info.samplerate, info.frames) == ("FLAC", "PCM_24", 48_000, 24_000)
+    ears = torch.from_numpy(soundfile.read(io.BytesIO(answer.body), dtype="float32")[0].T)
+    assert integrated_loudness(ears, 48_000) == pytest.approx(-30, abs=0.1)
+    packed = plain.ask("GET", f"{path}/zip?{form}")
+    assert packed.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(packed.body)) as file:
+        assert sorted(file.namelist()) == [f"clip-seed{seed}.{kind}" for seed in (3, 4) for kind in ("flac", "json")]
+        assert file.read("clip-seed3.flac") == answer.body and json.loads(file.read("clip-seed4.json"))["seed"] == 4
+    assert not [entry for entry in plain.root.rglob("*") if entry.suffix == ".flac"]
+
+
+def test_a_range_of_a_sound_is_answered_alone(plain):
+    """RFC 9110, section 14: one range of bytes; what is none is answered as if it had not been asked for."""
+    plain.over(path := plain.job())
+    url = f"{path}/clips/0/audio"
+    whole = plain.ask("GET", url)
+    size = len(whole.body)
+    assert whole.status == 200 and whole.headers["accept-ranges"] == "bytes"
+    for asked, begin, end in (
+        ("bytes=0-0", 0, 1),
+        ("bytes=0-", 0, size),
+        ("bytes=100-199", 100, 200),
+        (f"bytes={size - 5}-{size + 99}", size - 5, size),
+        ("bytes=-7", size - 7, size),
+        (f"bytes=-{size + 5}", 0, size),
+    ):
+        part = plain.ask("GET", url, headers={"range": asked})
+        assert part.status == 206 and part.body == whole.body[begin:end], asked
+        assert part.headers["content-range"] == f"bytes {begin}-{end - 1}/{size}"
+    for asked in (f"bytes={size}-", "bytes=-0"):
+        refused = plain.ask("GET", url, headers={"range": asked})
+        assert refused.status == 416 and refused.headers["content-range"] == f"bytes */{size}" and refused.json["error"]
+    for asked in ("bytes=9-3", "bytes=-", "bytes=0-1,5-6", "lines=0-1", "bytes=a-b", "bytes=" + "9" * 40 + "-"):
+        assert plain.ask("GET", url, headers={"range": asked}).status == 200, asked
+    assert plain.ask("GET", url, headers={"range": "bytes=0-1", "if-range": '"other"'}).status == 200
+
+
+def test_head_is_answered_as_get_without_the_body(plain):
+    plain.over(path := plain.job())
+    clip = f"{path}/clips/0"
+    for url in ("/", "/app.js", "/healthz", "/api/info", "/openapi.json", path, f"{clip}/audio", f"{clip}/picture"):
+        whole, head = plain.ask("GET", url), plain.ask("HEAD", url)
+        assert (head.status, head.body) == (200, b""), url
+        same = ("content-type", "content-length", "content-security-policy", "accept-ranges", "content-disposition")
+        assert [head.headers.get(name) for name in same] == [whole.headers.get(name) for name in same], url
+    assert plain.ask("HEAD", f"{path}/events").status == 200
+    assert plain.ask("HEAD", "/nothing").status == 404 and plain.ask("HEAD", "/api/generate").status == 405
+    part = plain.ask("HEAD", f"{clip}/audio", headers={"range": "bytes=0-9"})
+    assert part.status == 206 and part.headers["content-length"] == "10"
+    plain.studio.go.clear()
+    running = plain.job()
+    assert plain.ask("HEAD", f"{running}/events").body == b"", "it does not wait for the end of the job"
+    plain.studio.go.set()
+    plain.over(running)
 
 
 def test_s3_a_body_that_does_not_come_is_given_up(start):
@@ -256,6 +365,50 @@ def test_s3_an_answer_that_is_not_taken_is_given_up(start, monkeypatch):
                 taken += len(part)
         assert taken < len(sound)
     assert service.ask("POST", "/api/spatialize?azimuth_deg=0", sound).body == sound
+
+
+def test_s3_three_hundred_half_sent_heads_shut_nobody_out(start):
+    """From the same address as the one who asks, too: who has waited longest makes room."""
+    service = start()
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(service.open("GET / HT"))
+            if _ % 50 == 0:
+                assert service.ask("GET", "/healthz").status == 200
+        for path in ("/", "/healthz", "/api/info"):
+            assert service.ask("GET", path).status == 200
+        assert service.ask("POST", "/api/generate", ORDER).status == 200
+        waiting = [one for one in service.protocols() if one.is_waiting]
+        assert len(waiting) <= 64
+    assert service.ask("GET", "/").status == 200
+
+
+def test_s3_too_many_requests_at_work_are_refused_as_everything_is_but_health_is_told(start, monkeypatch, wait_for):
+    monkeypatch.setattr("dualspec.web.guard.MAX_ACTIVE_PER_ADDRESS", 5)
+    service = start()
+    head = "POST /api/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(6):
+            stack.enter_context(service.open(head))
+        wait_for(lambda: service.ask("GET", "/api/info").status == 503)
+        refused = service.ask("GET", "/")
+        assert refused.status == 503 and refused.json["error"].startswith("requests must be at most")
+        assert refused.headers["retry-after"] == "5" and refused.headers["x-content-type-options"] == "nosniff"
+        assert service.ask("GET", "/healthz").status == 200
+    wait_for(lambda: service.ask("GET", "/api/info").status == 200)
+
+
+@pytest.mark.parametrize(
+    "words", ["\x01\x02\r\n\r\n", "GET / HTTP/x\r\n\r\n", "GET /\r\nhost: x\r\n\r\n", "dog\r\n\r\n"]
+)
+def test_s3_what_is_no_http_is_refused_as_everything_is(plain, words):
+    with plain.open(words) as connection:
+        answer = b""
+        while part := connection.recv(4096):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400") and b"content-security-policy" in head.lower()
+    assert json.loads(body) == {"error": "request must be HTTP, got something else", "field": None}
 
 
 # --- S5 -----------------------------------------------------------------------------------------------------------
@@ -336,6 +489,10 @@ def test_s6_every_answer_carries_the_policy(plain):
         headers = service.ask("GET", path).headers
         assert "default-src 'none'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
+    service.studio.events = None  # what cannot be told is an error of ours
+    broken = service.ask("GET", "/api/events")
+    service.studio.events = type(service.studio).events
+    assert broken.status == 500 and "default-src 'none'" in broken.headers["content-security-policy"]
     assert service.ask("GET", "/docs").status == 404  # would load scripts from elsewhere
 
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+import numbers
+from typing import Any
 
 import numpy as np
 
-from dualspec.audio.waveform import resample
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dualspec.audio.waveform import Sound, resample
 
 METER_RATE = 48_000  # Hz; the rate for which ITU-R BS.1770 gives its weighting filter
+K_WEIGHTING = (
+    ((1.53512485958697, -2.69169618940638, 1.19839281085285), (1.0, -1.69065929318241, 0.73248077421585)),
+    ((1.0, -2.0, 1.0), (1.0, -1.99004745483398, 0.99007225036621)),
+)
+"""Both stages at 48 kHz, numerators and denominators in powers of z^-1: tables 1 and 2 of ITU-R BS.1770-4."""
+_DECAY = METER_RATE
+"""Samples after which the weighting of an impulse is below 1e-9 of its peak; they are the FFT's guard."""
+GATE_LUFS, RELATIVE_GATE_LU = -70.0, -10.0
 BLOCK_S = 0.4
 """A measuring block of ITU-R BS.1770; a shorter sound is measured as one block that ends in silence."""
 CEILING_DBTP = -1.0
 """Highest true peak that a gain may lead to (EBU R 128)."""
+DELIVERY_LUFS = -23.0
+"""Loudness of what is made for listening: `generate PROMPT`, the page (EBU R 128). Lists and Python: as it comes."""
 MIN_LUFS, MAX_LUFS = -70.0, -5.0
 
 
@@ -31,8 +39,11 @@ def check_loudness(target_lufs: float) -> float:
     return target_lufs
 
 
-def integrated_loudness(waveform: Tensor, sample_rate: int) -> float | None:
+def integrated_loudness(waveform: Sound, sample_rate: int) -> float | None:
     """Measure the gated loudness of one or two channels.
+
+    Written out, for the field's library needs scipy, which takes longer to load than a clip takes to make; the tests
+    hold it against that library.
 
     Args:
         waveform: (C, S), full scale 1.
@@ -43,31 +54,46 @@ def integrated_loudness(waveform: Tensor, sample_rate: int) -> float | None:
 
     Recommendation ITU-R BS.1770-4.
     """
-    from pyloudnorm import Meter
-
-    samples = resample(waveform, sample_rate, METER_RATE).double().numpy().T
+    samples: np.ndarray = np.asarray(resample(waveform, sample_rate, METER_RATE), dtype=np.float64)
     block, step = round(BLOCK_S * METER_RATE), round(BLOCK_S * METER_RATE / 4)
-    if len(samples) < block:
-        samples = np.pad(samples, ((0, block - len(samples)), (0, 0)))
-    whole = len(samples) - (len(samples) - block) % step
-    loudness = float(Meter(METER_RATE, filter_class="DeMan").integrated_loudness(samples[:whole]))
-    return loudness if math.isfinite(loudness) else None
+    samples = np.pad(samples, ((0, 0), (0, max(0, block - samples.shape[-1]))))
+    energy = np.square(_k_weighted(samples)).sum(0)
+    steps = energy[: len(energy) // step * step].reshape(-1, step).sum(1)
+    power = np.convolve(steps, np.ones(block // step), mode="valid") / block
+    loud = power[_lufs(power) > GATE_LUFS]
+    if not len(loud):
+        return None
+    return float(_lufs(loud[_lufs(loud) > _lufs(loud.mean()) + RELATIVE_GATE_LU].mean()))
 
 
-def true_peak_db(waveform: Tensor, sample_rate: int) -> float:
+def _k_weighted(samples: np.ndarray) -> np.ndarray:
+    """Weight (C, S) at 48 kHz as the recommendation does, by an FFT long enough that the filters have died away."""
+    size = 1 << (samples.shape[-1] + _DECAY - 1).bit_length()
+    delay = np.exp(-2j * np.pi * np.fft.rfftfreq(size))
+    response = np.ones_like(delay)
+    for numerator, denominator in K_WEIGHTING:
+        response *= np.polyval(numerator[::-1], delay) / np.polyval(denominator[::-1], delay)
+    return np.fft.irfft(np.fft.rfft(samples, n=size) * response, n=size)[..., : samples.shape[-1]]
+
+
+def _lufs(power: np.ndarray) -> np.ndarray:
+    return -0.691 + 10 * np.log10(np.maximum(power, 1e-30))
+
+
+def true_peak_db(waveform: Sound, sample_rate: int) -> float:
     """Measure the peak between the samples of a waveform (C, S) that is not silent: dBTP, at 192 kHz or more.
 
     Recommendation ITU-R BS.1770-4, annex 2.
     """
-    fine = resample(waveform, sample_rate, sample_rate * max(1, -(-4 * METER_RATE // sample_rate)))
-    return 20 * math.log10(max(float(fine.abs().max()), float(waveform.abs().max())))
+    fine: Any = resample(waveform, sample_rate, sample_rate * max(1, -(-4 * METER_RATE // sample_rate)))
+    return 20 * math.log10(max(float(abs(fine).max()), float(abs(waveform).max())))
 
 
-def bring_to_loudness(waveform: Tensor, sample_rate: int, target_lufs: float) -> tuple[Tensor, dict[str, Any]]:
+def bring_to_loudness(waveform: Sound, sample_rate: int, target_lufs: float) -> tuple[Sound, dict[str, Any]]:
     """Bring a sound to a loudness by one gain for all channels; there is no limiter.
 
     Args:
-        waveform: (C, S), one or two channels.
+        waveform: (C, S), one or two channels, a tensor or an array.
         sample_rate: Hz.
         target_lufs: wanted loudness, LUFS.
 
@@ -81,7 +107,7 @@ def bring_to_loudness(waveform: Tensor, sample_rate: int, target_lufs: float) ->
     """
     facts: dict[str, Any] = {"target_lufs": check_loudness(target_lufs), "lufs": None, "true_peak_dbtp": None}
     facts |= {"gain_db": 0.0, "held_by_peak": False, "shorter_than_block": waveform.shape[-1] < BLOCK_S * sample_rate}
-    peak = float(waveform.abs().max())
+    peak = float(abs(waveform).max())
     scaled = waveform / peak if peak > 0 else waveform  # so that the gate of -70 LUFS meets every sound alike
     loudness = integrated_loudness(scaled, sample_rate) if peak > 0 else None
     if loudness is None:
@@ -114,6 +140,31 @@ def bandwidth_note(content_rate: int, sample_rate: int) -> str | None:
     )
 
 
+def deliver(
+    waveform: Sound, sample_rate: int, file_rate: int, loudness_lufs: float | None
+) -> tuple[Sound, dict[str, Any]]:
+    """Bring a sound to the rate and loudness of its file.
+
+    Args:
+        waveform: (C, S), one or two channels.
+        sample_rate: Hz.
+        file_rate: wanted rate, Hz.
+        loudness_lufs: wanted loudness; None leaves the level, unless the new samples would pass full scale.
+
+    Returns:
+        The sound, and what a record says of it.
+    """
+    facts: dict[str, Any] = {}
+    sound: Any = resample(waveform, sample_rate, file_rate) if file_rate != sample_rate else waveform
+    if (lacks := bandwidth_note(sample_rate, file_rate)) is not None:
+        facts["bandwidth"] = lacks
+    if loudness_lufs is not None:
+        sound, facts["loudness"] = bring_to_loudness(sound, file_rate, loudness_lufs)
+    elif file_rate != sample_rate and (peak := float(abs(sound).max())) > 1:  # peaks between the old samples
+        sound, facts["resampling_gain_db"] = sound / peak, round(-20 * math.log10(peak), 6)
+    return sound, facts
+
+
 def samples_of_length(audio_length_in_s: float | None, num_samples: int, sample_rate: int) -> int:
     """Return the samples of a clip of a length in seconds; None is the whole length that the model makes.
 
@@ -127,6 +178,8 @@ def samples_of_length(audio_length_in_s: float | None, num_samples: int, sample_
     """
     if audio_length_in_s is None:
         return num_samples
+    if isinstance(audio_length_in_s, bool) or not isinstance(audio_length_in_s, numbers.Real):
+        raise ValueError(f"audio_length_in_s must be a number of seconds, got {audio_length_in_s!r:.40}; write 2.5")
     if not 0.1 <= audio_length_in_s <= num_samples / sample_rate:
         raise ValueError(
             f"audio_length_in_s must be 0.1 to {num_samples / sample_rate:g}, got {audio_length_in_s:g}; "

@@ -9,7 +9,7 @@ import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import soundfile
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PCM16_SCALE = 32_768.0
 Subtype = Literal["PCM_16", "PCM_24", "FLOAT"]
+Sound = TypeVar("Sound", "Tensor", np.ndarray)
 
 _WRITE_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".opus": "OGG"}
 OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
@@ -143,16 +144,16 @@ def write_waveform(
     return gain
 
 
-def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
+def resample(waveform: Sound, from_rate: int, to_rate: int) -> Sound:
     """Change the sample rate by soxr HQ.
 
     Args:
-        waveform: (..., S) float.
+        waveform: (..., S) float, a tensor or an array.
         from_rate: Present rate, Hz.
         to_rate: Wanted rate, Hz.
 
     Returns:
-        (..., S') float32 on the CPU, S' = S * to_rate / from_rate rounded by soxr.
+        (..., S') float32 of the same kind on the CPU, S' = S * to_rate / from_rate rounded by soxr.
     """
     for name, rate in (("from_rate", from_rate), ("to_rate", to_rate)):
         if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
@@ -162,13 +163,16 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     if waveform.shape[-1] == 0:
         raise ValueError("waveform must hold at least one sample, got none; nothing can be resampled")
     import soxr
-    import torch
 
+    if not isinstance(waveform, np.ndarray):
+        import torch
+
+        return torch.from_numpy(resample(waveform.detach().to("cpu", torch.float32).numpy(), from_rate, to_rate))
+    samples = waveform.astype(np.float32, copy=False)
     if from_rate == to_rate:
-        return waveform.to("cpu", torch.float32)
-    flat = waveform.detach().to("cpu", torch.float32).reshape(-1, waveform.shape[-1])
-    rows = [soxr.resample(row, from_rate, to_rate, quality="HQ") for row in flat.numpy()]
-    return torch.from_numpy(np.stack(rows)).reshape(*waveform.shape[:-1], -1)
+        return samples
+    rows = [soxr.resample(row, from_rate, to_rate, quality="HQ") for row in samples.reshape(-1, samples.shape[-1])]
+    return np.stack(rows).reshape(*samples.shape[:-1], -1)
 
 
 def crop_or_pad(waveform: Tensor, num_samples: int) -> Tensor:

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dualspec.cli.door import note, refuse, usage
-from dualspec.cli.training import going_on, read_heads, read_pairs, resolve_recipe, run_recipe, say_how_it_ended
+from dualspec.cli.training import (
+    HeadsOption,
+    going_on,
+    heads_to_train_with,
+    read_pairs,
+    resolve_recipe,
+    run_recipe,
+    say_how_it_ended,
+)
 
 if TYPE_CHECKING:
     from dualspec.recipes import Recipe
@@ -27,10 +35,7 @@ def build(
     data: Annotated[Path, typer.Option(help="What `dualspec prepare` or `pack` wrote.")],
     max_minutes: Annotated[float, typer.Option(min=0.05, help="Of all stages and calls together, by the clock.")],
     runs: Annotated[Path, typer.Option(help="Folder of all runs; the model goes to RUNS/RECIPE/model.")] = Path("runs"),
-    hrir: Annotated[
-        list[str] | None,
-        typer.Option(metavar="HEAD", help="Head: SOFA file or analytic; repeatable.  [default: analytic, a sphere]"),
-    ] = None,
+    hrir: HeadsOption = None,
     init: Annotated[
         Path | None, typer.Option(help="Model whose parts the stages start from, or keep; default: the embedded one.")
     ] = None,
@@ -59,6 +64,7 @@ def build(
     from dualspec.stages import stages_of
     from dualspec.training.processes import Processes
 
+    hrir = heads_to_train_with(hrir or (), init)
     with usage():
         processes = Processes.join(device)
         given = {name: _number(text) for name, text in read_pairs("--share", shares or ())}
@@ -70,8 +76,8 @@ def build(
     chain.mend()
     data, state = ready_corpus(data, runs), None
     while (ahead := chain.ahead()) and (state is None or state.stop_signal is None):
-        state = chain.train(ahead, max_minutes, data, hrir or [], processes)
-    chain.assemble(data, hrir or [])
+        state = chain.train(ahead, max_minutes, data, hrir, processes)
+    chain.assemble(data, hrir)
     say_how_it_ended(state, "the same command goes on", processes)
 
 
@@ -209,7 +215,7 @@ class _Chain:
                 folder,
                 processes,
                 data=data,
-                heads=read_heads(hrir),
+                heads=hrir,
                 vae_folders={part: path for part in self.parts_needed(recipe) if (path := self.weights(part))},
                 resume=resume,
                 init=init,

@@ -37,7 +37,9 @@ def prompts(
     data: Annotated[Path | None, typer.Option(help="Draw a test set from this prepared corpus, not EVENTS.")] = None,
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Part of --data.")] = "test",
     num: Annotated[int, typer.Option("-n", "--num", min=1, help="Clips of the test set; the paper has 5000.")] = 1000,
-    hrir: Annotated[Path | None, typer.Option(help="Head (SOFA): also write OUTPUT/reference, the true clips.")] = None,
+    hrir: Annotated[
+        Path | None, typer.Option(help="Head (SOFA, or fabian): also write OUTPUT/reference, the true clips.")
+    ] = None,
     others: Annotated[
         bool, typer.Option("--others", help="Also OUTPUT/others: other recordings of the labels.")
     ] = False,
@@ -89,22 +91,24 @@ def prompts(
 def read_head(path: Path) -> Head:
     """Read a head at the judge's rate."""
     from dualspec.audio.hrir import load_sofa
+    from dualspec.bundle import head_file
     from dualspec.files import sha256_of
     from dualspec.generation import Head
 
-    return Head(hrir_set=load_sofa(path), sha256=sha256_of(path))
+    return Head(hrir_set=load_sofa(head_file(path)), sha256=sha256_of(head_file(path)))
 
 
 def roundtrip(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for reference/ and estimate/.")],
     data: Annotated[Path, typer.Option(help="What `dualspec prepare` wrote; its test split is used.")],
-    hrir: Annotated[Path, typer.Option(help="Head (SOFA file).")],
+    hrir: Annotated[Path, typer.Option(help="Head (SOFA file, or fabian).")],
     model: Annotated[Path | None, typer.Option(help="Model folder.  [default: the embedded one]")] = None,
     num: Annotated[int, typer.Option("-n", "--num", min=1, help="Recordings.")] = 120,
     picture: Annotated[bool, typer.Option("--picture/--no-picture", help="Also draw the spectrograms.")] = False,
 ) -> None:
     """Encode and decode true clips without diffusion: the most that a model's parts can give."""
     from dualspec.audio.hrir import load_sofa
+    from dualspec.bundle import head_file
     from dualspec.generation import OutputOptions, model_facts
     from dualspec.model_folder import embedded_bundle
     from dualspec.pipeline import DualSpecPipeline
@@ -112,7 +116,7 @@ def roundtrip(
 
     folder = model if model is not None else embedded_bundle()
     pipeline = DualSpecPipeline.from_pretrained(folder)
-    head = load_sofa(hrir, sample_rate=pipeline.sample_rate)
+    head = load_sofa(head_file(hrir), sample_rate=pipeline.sample_rate)
     options, facts = OutputOptions(picture=picture), model_facts(pipeline, folder)
     steps = round_trip_clips(pipeline, data, head, output, num_clips=num, options=options, model=facts)
     done = progress("round trip", num, steps)
@@ -122,7 +126,9 @@ def roundtrip(
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="Clips, beside each its JSON record; or --manifest.")],
     reference: Annotated[Path | None, typer.Option(help="True clips, of the same names.")] = None,
-    hrir: Annotated[Path | None, typer.Option(help="Target head (SOFA).  [default: the references' cues]")] = None,
+    hrir: Annotated[
+        Path | None, typer.Option(help="Target head (SOFA, or fabian).  [default: the references' cues]")
+    ] = None,
     localizer: Annotated[str, typer.Option(help="Judge: paper, robust, a weights folder, or none.")] = "robust",
     embedder: Annotated[
         list[str] | None,
@@ -149,6 +155,7 @@ def evaluate(
     Interrupted, the same command goes on where it was. What cannot be measured is named with the reason.
     """
     from dualspec.audio.hrir import load_sofa
+    from dualspec.bundle import head_file
     from dualspec.evaluation.clips import Conversion, list_clips
     from dualspec.evaluation.measure import Cache, Measurer
     from dualspec.evaluation.report import judge, markdown_table, write_judgement
@@ -173,7 +180,7 @@ def evaluate(
             references,
             measurer=Measurer(**networks, **how, device=device),
             cache=Cache(cache if cache is not None else output),
-            hrir_set=load_sofa(hrir) if hrir is not None else None,
+            hrir_set=load_sofa(head_file(hrir)) if hrir is not None else None,
             paired=not unpaired,
             processes=processes,
             on_clips=show,

@@ -81,8 +81,8 @@ def generate(
         int | None, typer.Option(min=8000, max=192_000, help="Hz of the files, by resampling.  [default: the model's]")
     ] = None,
     loudness: Annotated[
-        float | None,
-        typer.Option(help="LUFS of the files such as -23, one gain for both ears.  [default: as it comes]"),
+        str | None,
+        typer.Option(help="LUFS of the files by one gain, or none: as it comes.  [default: -23; none for --manifest]"),
     ] = None,
     proof: Annotated[
         bool, typer.Option("--proof/--no-proof", help="Measure where each clip is heard, into its JSON.")
@@ -128,7 +128,6 @@ def generate(
 
 def _write(said: SimpleNamespace, requests: list[ClipRequest]) -> None:
     """Generate and write the clips as the command says, a line for each."""
-    from dualspec.audio.delivery import check_loudness
     from dualspec.bundle import embedded_bundle
     from dualspec.files import remove_leftovers
     from dualspec.generation import OutputOptions, generate_clips, model_facts, run_facts, stands, whole_batches
@@ -139,7 +138,7 @@ def _write(said: SimpleNamespace, requests: list[ClipRequest]) -> None:
     with usage():
         sampling = pipeline.sampling_config(said.steps, said.guidance, said.sampler)
         num_samples = pipeline.num_samples(said.duration)
-        loudness = None if said.loudness is None else check_loudness(said.loudness)
+        loudness = _loudness(said)
     judge = _judge(pipeline, folder, said.target_head) if said.proof else None
     head = load_head(said.sofa, pipeline.sample_rate)
     for folder_of_clip in {request.path.parent for request in requests}:
@@ -183,6 +182,21 @@ def _write(said: SimpleNamespace, requests: list[ClipRequest]) -> None:
         print(f"heard by the localizer {judge.facts['name']!r}: {judge.facts['warning']}")
 
 
+def _loudness(said: SimpleNamespace) -> float | None:
+    """Return the loudness to deliver at, LUFS: what one listens to has one, and a test set's level is as it comes."""
+    from dualspec.audio.delivery import DELIVERY_LUFS, check_loudness
+
+    if said.loudness is None:
+        return None if said.manifest is not None else DELIVERY_LUFS
+    if said.loudness.strip().lower() == "none":
+        return None
+    try:
+        target_lufs = float(said.loudness)
+    except ValueError:
+        raise ValueError(f"loudness must be a number of LUFS or none, got {said.loudness!r:.40}; say -23") from None
+    return check_loudness(target_lufs)
+
+
 def _share() -> tuple[int, int]:
     """Return the number of this process and of all that share the clips, as torchrun says them; 0 of 1 without."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
@@ -222,8 +236,6 @@ def _wish_for_torch(said: SimpleNamespace) -> str | None:
         "--sofa": said.sofa is not None,
         "--best-of": said.best_of > 1,
         "--target-head": said.target_head is not None,
-        "--sample-rate": said.sample_rate is not None,
-        "--loudness": said.loudness is not None,
         f"--sampler {said.sampler}": said.sampler not in (None, "dpmpp"),
     }
     return next((wish for wish, present in wishes.items() if present), None)
@@ -342,8 +354,8 @@ def _report(clip: WrittenClip) -> None:
         words.append("front and back confused")
     if record["rendered"]:
         words.append("rendered")
-    if record["gain_db"] < 0 and "loudness" not in record:
-        words.append(f"level lowered by {-record['gain_db']:.1f} dB to stay within full scale")
+    if record["passed_full_scale_db"] > 0:
+        words.append(f"passed full scale by {record['passed_full_scale_db']:.1f} dB and was lowered by as much")
     words += [record["bandwidth"]] if "bandwidth" in record else []
     words += [loudness_words(record["loudness"])] if "loudness" in record else []
     if record["peak_db"] is None:

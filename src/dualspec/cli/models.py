@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dualspec.cli.console import print_table
-from dualspec.cli.door import refuse, usage
+from dualspec.cli.door import note, refuse, usage
 
 if TYPE_CHECKING:
     from dualspec.accounting import Account
@@ -98,16 +98,19 @@ def assemble(
     export: Annotated[Literal["fp32", "fp16"], typer.Option(help="Precision of the weights.")] = "fp32",
     hrir: Annotated[
         Path | None,
-        typer.Option(help="Head (SOFA) of the training clips: its cues become the target of the proof of direction."),
+        typer.Option(
+            help="Head (SOFA, or fabian) of the training clips, target of the proof.  [default: as the denoiser says]"
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="What it was trained on (`dualspec prepare`): the page suggests its labels.")
     ] = None,
 ) -> None:
     """Put trained parts together into a model folder for `dualspec generate --model`."""
+    from dualspec.bundle import part_folder
     from dualspec.cli.training import read_pairs
 
-    named = {name: Path(folder) for name, folder in read_pairs("--part", part)}
+    named = {name: part_folder(name, folder) for name, folder in read_pairs("--part", part)}
     sources = (_parts_of(base) if base is not None else {}) | named
     if "denoiser" not in sources:
         refuse(f"--part must name the denoiser, got {', '.join(sources)}; add --part denoiser=FOLDER")
@@ -118,11 +121,27 @@ def assemble(
     from dualspec.model_folder import assemble as assemble_folder
 
     dtype = torch.float16 if export == "fp16" else torch.float32
+    hrir = hrir or _head_of(sources["denoiser"])
     head = read_head_cues(hrir, sources["denoiser"]) if hrir is not None else None
     events = labels_of(data) if data is not None else []
     credits = credits_of(base, data)
     assemble_folder(output, sources, settings=settings or (), dtype=dtype, head=head, events=events, credits=credits)
     print(f"{output}: {', '.join(sorted(sources))}")
+
+
+def _head_of(denoiser: Path) -> Path | None:
+    """Return the head that a denoiser says it was trained with, if it is embedded here; say so where it is not."""
+    from dualspec.bundle import HEADS
+    from dualspec.cli.training import head_facts, known_heads
+
+    known = [head for head in known_heads(denoiser) if head["sha256"] is not None]
+    for name, source in HEADS.items():
+        if [head["sha256"] for head in known] in ([source], [head_facts(name)["sha256"]]):
+            return Path(name)
+    if known:
+        names = ", ".join(head["name"] for head in known)
+        note(f"note: the denoiser was trained with the head {names}; --hrir FILE makes one the target of the proof")
+    return None
 
 
 def base_folder(base: Path) -> Path:
@@ -164,10 +183,11 @@ def labels_of(data: Path) -> list[str]:
 def read_head_cues(sofa: Path, denoiser: Path) -> HeadCues:
     """Measure the cues of the head in a SOFA file at the directions that a denoiser's weights were trained on."""
     from dualspec.audio.hrir import load_sofa
-    from dualspec.bundle import trained_words
+    from dualspec.bundle import head_file, trained_words
     from dualspec.files import sha256_of
     from dualspec.hearing.proof import measure_head
 
+    sofa = head_file(sofa)
     azimuths_deg = trained_words(denoiser).directions("doa")
     return measure_head(load_sofa(sofa), sha256=sha256_of(sofa), azimuths_deg=azimuths_deg)
 

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from dualspec.training.processes import Processes
 
 
+HeadsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="HEAD",
+        help="Head: SOFA file, fabian or analytic (a sphere); repeatable.  [default: that of --init, or analytic]",
+    ),
+]
+
+
 def train(
     recipe: Annotated[str, typer.Argument(help="Such as mini/stft_vae; `dualspec show` lists them.")],
     data: Annotated[
@@ -30,14 +39,11 @@ def train(
     runs: Annotated[Path, typer.Option(help="Folder of all runs; this one goes to RUNS/RECIPE.")] = Path("runs"),
     vae: Annotated[
         list[str] | None,
-        typer.Option(metavar="PART=FOLDER", help="Weights of a VAE.  [default: RUNS/SIZE/PART/weights]"),
-    ] = None,
-    hrir: Annotated[
-        list[str] | None,
         typer.Option(
-            metavar="HEAD", help="Head: SOFA file or the word analytic; repeatable.  [default: analytic, a sphere]"
+            metavar="PART=FOLDER", help="Weights of a VAE, or a model; default: embedded.  [default: of --init or RUNS]"
         ),
     ] = None,
+    hrir: HeadsOption = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Such as task.optimizer.lr=1e-4; repeatable.")
     ] = None,
@@ -79,7 +85,8 @@ def train(
 
     if holds_run(folder) and not resume:
         refuse(f"run folder must be new, got {folder}, which holds a run; add --resume or take other --runs")
-    init, parts = (None, {}) if init is None else _starting_weights(init, chosen, hrir or ())
+    hrir = heads_to_train_with(hrir or (), init, folder if resume else None)
+    init, parts = (None, {}) if init is None else _starting_weights(init, chosen)
     vae_folders = _vae_folders(chosen, runs, vae or (), parts)
     data = ready_corpus(data, runs)
     import torch
@@ -96,7 +103,7 @@ def train(
             folder,
             processes,
             data=data,
-            heads=read_heads(hrir or ()),
+            heads=hrir,
             vae_folders=vae_folders,
             max_clips=max_clips,
             pairs=pairs,
@@ -140,7 +147,7 @@ def run_recipe(
     processes: Processes,
     *,
     data: Path,
-    heads: list[HrirSet],
+    heads: Sequence[str],
     vae_folders: dict[str, Path],
     max_clips: int | None = None,
     pairs: Path | None = None,
@@ -153,6 +160,7 @@ def run_recipe(
     from dualspec.training.run import build_task
     from dualspec.training.run import train as run_training
 
+    sets, facts = read_heads(heads), [head_facts(name) for name in heads or ("analytic",)]
     with progress_bar(recipe.name, 1.0, as_share=True, hidden=not processes.is_main) as show:
         return run_training(
             recipe.task,
@@ -161,7 +169,7 @@ def run_recipe(
             make_task=lambda own: build_task(
                 recipe.task,
                 data,
-                heads,
+                sets,
                 device=own.device,
                 num_bank_samples=recipe.num_bank_samples,
                 vae_folders=vae_folders,
@@ -173,6 +181,7 @@ def run_recipe(
             processes=processes,
             resume=resume,
             init=init,
+            heads=facts,
             export_dtype=export_dtype,
             snapshot=snapshot,
             report=lambda line: print(line, flush=True),
@@ -191,35 +200,87 @@ def resolve_recipe(name: str, settings: Sequence[str], max_minutes: float | None
     return override(get_recipe(name), changes)
 
 
-def _starting_weights(init: Path, recipe: Recipe, heads: Sequence[str]) -> tuple[Path, dict[str, Path]]:
+def _starting_weights(init: Path, recipe: Recipe) -> tuple[Path, dict[str, Path]]:
     """Return the weights to start from and, where `init` is a whole model, the folders of its parts."""
-    from dualspec.model_folder import HEAD_NAME, INDEX_NAME, embedded_bundle, read_index
+    from dualspec.bundle import INDEX_NAME, read_index
+    from dualspec.cli.models import base_folder
 
-    model = embedded_bundle() if str(init) == "default" else init
+    model = base_folder(init)
     if not (model / INDEX_NAME).is_file():
         return init, {}
     parts = {part: model / part for part in read_index(model)}
     part = "denoiser" if recipe.task.kind == "diffusion" else recipe.name.split("/")[1]
     if part not in parts:
         refuse(f"--init must have the part that {recipe.name} trains, got {', '.join(parts)}; name another model")
-    if (model / HEAD_NAME).is_file():
-        from dualspec.config import load_json
-        from dualspec.files import sha256_of
-        from dualspec.hearing.proof import HeadCues
-
-        own = load_json(HeadCues, model / HEAD_NAME)
-        if own.sha256 not in {sha256_of(Path(name)) for name in heads if name != "analytic"}:
-            note(
-                f"note: {model.name} was trained with the head {own.name!r} ({own.licence}), this run renders with "
-                f"{', '.join(heads) or 'a computed sphere'}; --hrir takes the file of a head"
-            )
     return parts[part], parts
+
+
+def heads_to_train_with(said: Sequence[str], init: Path | None, run: Path | None = None) -> list[str]:
+    """Return the heads that a training renders with: those of the command, else of the run or of what it starts from.
+
+    A head of what it starts from is taken where it is embedded here; where it is not, a line says so.
+
+    Args:
+        said: heads of the command.
+        init: model or weights to start from.
+        run: folder of the run that goes on.
+    """
+    from dualspec.bundle import HEADS
+    from dualspec.cli.models import base_folder
+
+    if run is not None and (known := known_heads(run)):
+        before, now = [head["sha256"] for head in known], [head_facts(name)["sha256"] for name in said]
+        if said and now != before:
+            refuse(
+                f"--hrir must be that of the run, got others than {', '.join(h['name'] for h in known)}; leave it out"
+            )
+        return list(said) or [head["given"] for head in known]
+    origin = base_folder(init) if init is not None else None
+    known = known_heads(origin) if origin is not None else []
+    if origin is None or not known or (trained := known[0])["sha256"] is None:
+        return list(said)
+    own = [name for name, source in HEADS.items() if trained["sha256"] in (source, head_facts(name)["sha256"])]
+    if not said and own and len(known) == 1:
+        note(
+            f"note: directions are rendered with the head {own[0]!r}, as {origin.name} was trained; --hrir takes others"
+        )
+        return own
+    if trained["sha256"] not in [sha for name in said for sha in (head_facts(name)["sha256"], HEADS.get(name))]:
+        note(
+            f"note: {origin.name} was trained with the head {trained['name']!r}, this run renders with "
+            f"{', '.join(said) or 'a computed sphere'}; --hrir takes the file of a head"
+        )
+    return list(said)
+
+
+def known_heads(folder: Path) -> list[dict[str, Any]]:
+    """Return what a model, its weights or its run say of the heads that directions were rendered with."""
+    from dualspec.bundle import read_head
+    from dualspec.files import read_json
+    from dualspec.training.weights_folder import CONFIG_NAME, HEADS_NAME, read_notes
+
+    if (folder / HEADS_NAME).is_file():
+        return read_json(folder / HEADS_NAME)
+    if (head := read_head(folder)) is not None:
+        return [{"name": head.name, "sha256": head.sha256}]
+    return read_notes(folder).get("heads", []) if (folder / CONFIG_NAME).is_file() else []
+
+
+def head_facts(given: str) -> dict[str, Any]:
+    """Return what a run says of a head: how it was named, its name, and the SHA-256 of its file, if it has one."""
+    from dualspec.bundle import head_file
+    from dualspec.files import sha256_of
+
+    if given == "analytic":
+        return {"given": given, "name": "spherical_head", "sha256": None}
+    return {"given": given, "name": head_file(given).stem, "sha256": sha256_of(head_file(given))}
 
 
 def _vae_folders(
     recipe: Recipe, runs: Path, named: Sequence[str], of_model: dict[str, Path] | None = None
 ) -> dict[str, Path]:
     """Return the folder of every VAE that a variant needs: the one named, that of a model, that of an earlier run."""
+    from dualspec.bundle import part_folder
     from dualspec.recipes import vae_recipe_name
     from dualspec.training.run import needed_vaes
 
@@ -229,7 +290,7 @@ def _vae_folders(
     for part, folder in read_pairs("--vae", named):
         if part not in folders:
             refuse(f"--vae must name one of {', '.join(parts) or 'no parts'}, got {part!r}; {recipe.name} has no other")
-        folders[part] = Path(folder)
+        folders[part] = part_folder(part, folder)
     return folders
 
 
@@ -245,12 +306,15 @@ def read_pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def read_heads(names: Sequence[str]) -> list[HrirSet]:
-    """Read heads at 16 kHz: SOFA files, or "analytic" for the computed sphere, which is also the default."""
+    """Read heads at 16 kHz: SOFA files, embedded ones by name, "analytic" for the computed sphere, also the default."""
     return [head_at(None if name == "analytic" else Path(name), 16_000) for name in names or ("analytic",)]
 
 
 def head_at(sofa: Path | None, sample_rate: int) -> HrirSet:
     """Read a head at a sample rate; the computed sphere where no file is named."""
     from dualspec.audio.hrir import load_sofa, spherical_head
+    from dualspec.bundle import head_file
 
-    return spherical_head(sample_rate=sample_rate) if sofa is None else load_sofa(sofa, sample_rate=sample_rate)
+    if sofa is None:
+        return spherical_head(sample_rate=sample_rate)
+    return load_sofa(head_file(sofa), sample_rate=sample_rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec
@@ -48,6 +49,13 @@ class SamplingConfig:
         Raises:
             ValueError: a setting is out of its range.
         """
+        for name, value, kind in (
+            ("num_inference_steps", num_inference_steps, numbers.Integral),
+            ("guidance_scale", guidance_scale, numbers.Real),
+        ):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                words = "whole number" if kind is numbers.Integral else "number"
+                raise ValueError(f"{name} must be a {words}, got {value!r:.40}; leave it out for the model's own")
         changes = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "sampler": sampler}
         chosen: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
         return replace(self, **chosen)

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dualspec.arithmetic import own_arithmetic
 from dualspec.audio.azimuth import NUM_SECTORS, class_azimuth_deg, wrap_deg
 from dualspec.features.stft import StftConfig, StftRepresentation, stft, stft_to_channels
 from dualspec.hearing.cues import audible
@@ -137,6 +138,7 @@ class Localizer(nn.Module):
         mean = (magnitude * mask).sum((1, 2, 3), keepdim=True) / count
         return (magnitude - mean) * mask, phase, heard
 
+    @own_arithmetic()
     @torch.inference_mode()
     def predict(self, waveform: Tensor, sample_rate: int) -> LocalizerResult:
         """Say where each clip is; call `eval()` once before, so that clips do not influence each other.
@@ -157,7 +159,7 @@ class Localizer(nn.Module):
             raise ValueError(
                 f"sample_rate must be {self.config.sample_rate} Hz, got {sample_rate} Hz; resample the clip first"
             )
-        batch = waveform[None] if waveform.ndim == 2 else waveform
+        batch = (waveform[None] if waveform.ndim == 2 else waveform).float()
         heard = audible(batch)
         if not bool(heard.all()):
             clip = int((~heard).nonzero()[0])
@@ -167,6 +169,7 @@ class Localizer(nn.Module):
             )
         return result_of(self(batch))
 
+    @own_arithmetic()
     @torch.inference_mode()
     def predict_long(self, waveform: Tensor, sample_rate: int, *, window_s: float = 10.24) -> LocalizerResult:
         """Say where one recording of any length is: windows are judged one by one, and weighed by their length.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dualspec.arithmetic import own_arithmetic
 from dualspec.audio.azimuth import (
     LEFT,
     RIGHT,
@@ -140,6 +141,7 @@ class DirectionJudge:
     facts: dict[str, Any]  # of the localizer, JSON values: name, SHA-256, warning
     target: HeadCues
 
+    @own_arithmetic()
     def hear(self, waveform: Tensor | np.ndarray, sample_rate: int, asked_deg: float | None = None) -> dict[str, Any]:
         """Prove where one clip is.
 

@@ -37,6 +37,7 @@ from dualspec.training.weights import (
     read_state,
     remove_leftovers,
 )
+from dualspec.training.weights_folder import HEADS_NAME
 
 ORIGIN_NAME = "origin.json"
 """Notes of imported weights that a run started from; they and their licence go on into what it exports."""
@@ -188,6 +189,7 @@ def train(
     processes: Processes,
     resume: bool = False,
     init: Path | None = None,
+    heads: Sequence[dict[str, Any]] = (),
     export_dtype: torch.dtype = torch.float32,
     snapshot: bool = False,
     report: Callable[[str], None] = lambda _: None,
@@ -203,6 +205,7 @@ def train(
         processes: this process among all.
         resume: continue from the newest checkpoint.
         init: start from these exported weights.
+        heads: what the run and its weights say of the heads that directions are rendered with.
         export_dtype: of the exported weights.
         snapshot: where a signal ends the run after a step, export the weights as they are to `snapshot/`.
         report: gets a line of text per log entry.
@@ -226,7 +229,7 @@ def train(
             report(f"the latents of {init} are turned: denoisers that were trained on them as they were do not fit")
         elif anew and isinstance(task, VaeTask):
             task.start_from_clips()
-        _keep_settings(config, loop, folder, processes, init)
+        _keep_settings(config, loop, folder, processes, init, heads)
         trainer = Trainer(task, loop, folder, processes, report, on_progress)
         if resume:
             done = trainer.resume()
@@ -236,7 +239,8 @@ def train(
         if state.stop_signal is None or (snapshot and state.step):
             origin = folder / ORIGIN_NAME
             name = "weights" if state.stop_signal is None else "snapshot"
-            trainer.export(name, dtype=export_dtype, notes=read_json(origin) if origin.is_file() else {})
+            notes = {"heads": [{"name": head["name"], "sha256": head["sha256"]} for head in heads]} if heads else {}
+            trainer.export(name, dtype=export_dtype, notes=notes | (read_json(origin) if origin.is_file() else {}))
     return state
 
 
@@ -265,7 +269,14 @@ def _check_folder(config: TaskConfig, folder: Path, resume: bool) -> None:
         )
 
 
-def _keep_settings(config: TaskConfig, loop: LoopConfig, folder: Path, processes: Processes, init: Path | None) -> None:
+def _keep_settings(
+    config: TaskConfig,
+    loop: LoopConfig,
+    folder: Path,
+    processes: Processes,
+    init: Path | None,
+    heads: Sequence[dict[str, Any]],
+) -> None:
     processes.barrier()  # nobody writes before all have looked, nor before the task could be built
     if processes.is_main:
         remove_leftovers(folder)
@@ -274,6 +285,8 @@ def _keep_settings(config: TaskConfig, loop: LoopConfig, folder: Path, processes
             (folder / "log.jsonl").unlink(missing_ok=True)  # of an attempt that left no checkpoint
         save_json(config, folder / "task.json")
         save_json(loop, folder / "loop.json")
+        if heads:
+            write_text_atomic(folder / HEADS_NAME, json.dumps(list(heads), indent=2) + "\n")
         if init is not None and "imported" in (notes := read_notes(init)):
             write_text_atomic(folder / ORIGIN_NAME, json.dumps({"imported": notes["imported"]}, indent=2) + "\n")
     processes.barrier()

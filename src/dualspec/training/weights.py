@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dualspec.arithmetic import own_arithmetic
 from dualspec.config import from_dict, to_dict
 from dualspec.files import sha256_of, sync
 from dualspec.training.weights_folder import CONFIG_NAME, FORMAT_VERSION, checked_files, read_document, read_notes
@@ -186,6 +187,7 @@ def _typed_document(folder: Path, config_types: dict[str, type]) -> tuple[type, 
     return config_types[document["type"]], document["config"]
 
 
+@own_arithmetic()
 def load_module(
     folder: str | Path, config_types: dict[str, type], build: Callable[[Any], ModuleT]
 ) -> tuple[ModuleT, Any]:

@@ -8,6 +8,8 @@ from dualspec.files import read_json, sha256_of
 
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
+HEADS_NAME = "heads.json"
+"""What a run's folder says of the heads that directions are rendered with."""
 _DOCUMENT = {"format_version": int, "type": str, "config": dict, "files": dict, "notes": dict}
 
 

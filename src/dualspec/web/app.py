@@ -20,10 +20,10 @@ import dualspec
 from dualspec.audio.delivery import MAX_LUFS, MIN_LUFS
 from dualspec.generation import WrittenClip
 from dualspec.scenes.score import Scene, scene_from
-from dualspec.web.frame import add_page, add_refusals
+from dualspec.web.frame import StrictRoute, add_page, add_refusals, attachment, printable, ranged
 from dualspec.web.guard import Guard
 from dualspec.web.jobs import JobBook, QueueFull, Task
-from dualspec.web.messages import Degrees, Job, Order, Refusal, SceneBody
+from dualspec.web.messages import Degrees, FileForm, Job, Order, Refusal, SceneBody
 from dualspec.web.settings import MAX_CLIPS, MAX_UPLOAD_BYTES, MAX_UPLOAD_S, Settings
 from dualspec.web.studio import Studio
 
@@ -32,6 +32,9 @@ _POLL_S, _PING_S = 0.1, 15.0
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _REFUSALS: dict[int | str, Any] = {code: {"model": Refusal} for code in (400, 401, 403, 404, 408, 413, 422, 500, 503)}
 _WAV: dict[int | str, Any] = {200: {"content": {"audio/wav": _BINARY}}}
+_FILE = {"content": {"audio/wav": _BINARY, "audio/flac": _BINARY}}
+_SOUND: dict[int | str, Any] = {200: _FILE, 206: _FILE, 416: {"model": Refusal}}
+_ZIP: dict[int | str, Any] = {200: {"content": {"application/zip": _BINARY}}}
 _PNG: dict[int | str, Any] = {200: {"content": {"image/png": _BINARY}}}
 _SSE: dict[int | str, Any] = {200: {"content": {"text/event-stream": {}}, "description": "A Job at every change"}}
 _RECORDING = {
@@ -77,7 +80,7 @@ class Service:
                     file.write(chunk)
             return await self.aside(work, path, *arguments)
         except ValueError as error:
-            raise HTTPException(422, str(error).replace(str(path), "recording")) from error
+            raise HTTPException(422, printable(str(error).replace(str(path), "recording"))[:390]) from error
         except ClientDisconnect as error:
             raise HTTPException(400, "body must arrive whole, got the end of the connection") from error
         finally:
@@ -129,7 +132,7 @@ def _scene(scene: SceneBody) -> Scene:
 
 
 def _plain(error: ValueError) -> str:
-    return str(error).encode("ascii", "backslashreplace").decode()[:390]
+    return printable(str(error))[:390]
 
 
 def _created(service: Service, order: Order | Scene, response: Response) -> Job:
@@ -142,7 +145,8 @@ AnyService = Annotated[Service, Depends(_service)]
 AnyTask = Annotated[Task, Depends(_task)]
 AnyScene = Annotated[Scene, Depends(_scene)]
 AnyClip = Annotated[WrittenClip, Depends(_clip)]
-api = APIRouter(responses=_REFUSALS)
+AnyForm = Annotated[FileForm, Query()]
+api = APIRouter(responses=_REFUSALS, route_class=StrictRoute)
 
 
 @api.get("/healthz")
@@ -234,11 +238,21 @@ async def follow_job(service: AnyService, task: AnyTask) -> StreamingResponse:
     return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
 
 
-@api.get("/api/jobs/{job_id}/clips/{clip:int}/audio", response_class=Response, responses=_WAV)
-async def audio(clip: AnyClip) -> Response:
-    """Fetch a clip: WAV, two channels, left first."""
-    headers = {"content-disposition": f'attachment; filename="{clip.path.name}"'}
-    return Response(clip.path.read_bytes(), 200, headers, "audio/wav")
+@api.get("/api/jobs/{job_id}/clips/{clip:int}/audio", response_class=Response, responses=_SOUND)
+async def audio(service: AnyService, clip: AnyClip, form: AnyForm, request: Request) -> Response:
+    """Fetch a clip, two channels, left first: as it was made, 24-bit WAV, or in another form. A range is answered."""
+    content, words = await service.aside(service.studio.export, clip, form)
+    headers = attachment(f"{clip.path.stem}.{form.format}") | ({"x-loudness": words} if words else {})
+    return ranged(content, request, headers, f"audio/{form.format}")
+
+
+@api.get("/api/jobs/{job_id}/zip", response_class=Response, responses=_ZIP)
+async def archive(service: AnyService, task: AnyTask, form: AnyForm) -> Response:
+    """Fetch all finished clips of a job and their records as one ZIP file."""
+    if not task.clips:
+        raise HTTPException(404, f"clips must be done, got none so far; {task.error or 'follow the job'}")
+    content = await service.aside(service.studio.archive, list(task.clips), form)
+    return Response(content, 200, attachment(f"{task.clips[0].path.stem}.zip"), "application/zip")
 
 
 @api.get("/api/jobs/{job_id}/clips/{clip:int}/record")
@@ -266,9 +280,9 @@ async def generate(service: AnyService, order: Order, request: Request) -> Respo
                 service.jobs.cancel(task, "the client hung up")
     if task.error is not None:
         raise HTTPException(task.status, task.error)
-    answer = await audio(task.clips[0])
-    answer.headers["content-location"] = f"/api/jobs/{task.id}/clips/0/audio"
-    return answer
+    made = task.clips[0]
+    headers = attachment(made.path.name) | {"content-location": f"/api/jobs/{task.id}/clips/0/audio"}
+    return Response(made.path.read_bytes(), 200, headers, "audio/wav")
 
 
 @api.post("/api/localize", openapi_extra={"requestBody": _RECORDING})

@@ -227,5 +227,6 @@ def _weight(task: Task) -> int:
 
 
 def _in_short(clip: WrittenClip) -> dict[str, Any]:
-    keys = ("prompt", "read_as", "seed", "azimuth", "gain_db", "num_samples", "sample_rate", "direction")
+    asked, made = ("prompt", "read_as", "seed", "azimuth"), ("num_samples", "sample_rate", "direction")
+    keys = (*asked, "gain_db", "passed_full_scale_db", "loudness", *made)
     return {"name": clip.path.stem} | {key: clip.record[key] for key in keys if key in clip.record}

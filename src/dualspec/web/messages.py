@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from dualspec.audio.audio_file import MIN_SAMPLE_RATE
+from dualspec.audio.delivery import DELIVERY_LUFS, MAX_LUFS, MIN_LUFS
 from dualspec.scenes.score import scene_schema
 from dualspec.text.lexicon import LocationStyle
 from dualspec.text.location_words import LocationWords
@@ -37,6 +39,9 @@ class Order(BaseModel):
     num_inference_steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps.")
     guidance_scale: float | None = Field(None, ge=0, le=20, allow_inf_nan=False, description="1 is none.")
     sampler: Literal["ddpm", "ddim", "dpmpp", "unipc"] | None = None
+    loudness_lufs: Annotated[float, Field(ge=MIN_LUFS, le=MAX_LUFS, allow_inf_nan=False)] | None = Field(
+        DELIVERY_LUFS, description="Of the files, by one gain for both ears; null is the level as it comes."
+    )
 
     def prompt(self, words: LocationWords | None = None) -> tuple[str, ParsedPrompt]:
         """Write the sentence for the model, and read back where it places the sound.
@@ -58,8 +63,26 @@ class Order(BaseModel):
         parsed = parse_prompt(text)
         if parsed.azimuth is None:
             hint = "say '3 o'clock', 'DOA 90' or 'behind me, slightly to the left'"
-            raise ValueError(f"location must name a direction, got {self.location!a:.80}; {hint}")
+            raise ValueError(f"location must name a direction, got {self.location!r:.80}; {hint}")
         return text, parsed
+
+
+class FileForm(BaseModel):
+    """What a file is like that is fetched; left out: as it was made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["wav", "flac"] = Field("wav", description="Container.")
+    sample_rate: int | None = Field(None, ge=MIN_SAMPLE_RATE, le=192_000, description="Hz, by resampling.")
+    subtype: Literal["PCM_16", "PCM_24"] | None = Field(None, description="Sample format.")
+    loudness_lufs: Annotated[float, Field(ge=MIN_LUFS, le=MAX_LUFS, allow_inf_nan=False)] | None = Field(
+        None, description="By one gain for both ears."
+    )
+
+    @property
+    def is_as_made(self) -> bool:
+        """Whether nothing is asked for."""
+        return not self.model_fields_set
 
 
 class Job(BaseModel):

@@ -4,47 +4,90 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dualspec.training.run_lock import run_lock
-from dualspec.web.settings import Settings
+from dualspec.web.guard import HEADERS
+from dualspec.web.settings import MAX_WAITING, MAX_WAITING_PER_ADDRESS, Settings
 
 if TYPE_CHECKING:
     from dualspec.web.jobs import JobBook
 
 _PREFIX = "dualspec-serve-"
 _CANCEL_S = 10.0
-_LIMITS = {"ws": "none", "limit_concurrency": 256, "timeout_graceful_shutdown": 5}
+_LIMITS = {"ws": "none", "timeout_graceful_shutdown": 5}
 _QUIET = {"log_level": "warning", "access_log": False, "server_header": False, "proxy_headers": False}
 
 
 class PatientProtocol(H11Protocol):
-    """Uvicorn's HTTP, patient with slow clients up to a limit, so that they cannot hold all connections for ever."""
+    """Uvicorn's HTTP, patient with slow clients up to a limit, so that they cannot hold all connections for ever.
+
+    Connections whose next head has not come are bounded, of one address and in all: the one that has waited longest
+    makes room for the next, so that half-sent heads shut nobody out.
+    """
 
     head_s = 20.0  # time for the head of a request to arrive, after the connection or the answer before it
     answer_s = 300.0  # more time for an answer to be taken
+    waits_since = 0.0  # when the connection was made or the last answer taken
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first head."""
         super().connection_made(transport)
         self._wait(self.head_s, self._close, None)
+        self.waits_since = self.loop.time()
+        waiting = sorted(
+            (one for one in self.connections if isinstance(one, PatientProtocol) and one.is_waiting),
+            key=lambda one: one.waits_since,
+        )
+        own = [one for one in waiting if one.address == self.address]
+        for some, most in ((own, MAX_WAITING_PER_ADDRESS), (waiting, MAX_WAITING)):
+            if len(some) > most:
+                some[0].transport.abort()
+
+    @property
+    def address(self) -> str | None:
+        """Of the client."""
+        return self.client[0] if self.client else None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a head is to come and has not."""
+        return (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, as everything else is refused."""
+        body = json.dumps({"error": "request must be HTTP, got something else", "field": None}).encode()
+        headers = HEADERS | {
+            "content-type": "application/json",
+            "content-length": str(len(body)),
+            "connection": "close",
+        }
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            start = h11.Response(status_code=400, headers=list(headers.items()), reason=b"Bad Request")
+            for event in (start, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next head."""
         last = self.cycle
         super().on_response_complete()
+        self.waits_since = self.loop.time()
         self._wait(self.head_s, self._close, last)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -97,11 +140,19 @@ def work_folder(parent: Path | None = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def listen_on(settings: Settings, port: int) -> Iterator[tuple[socket.socket, str]]:
-    """Listen on the settings' address; lend the socket, and the page's address with the token in it."""
+    """Listen on the settings' address; lend the socket, and the page's address.
+
+    On a terminal the address holds the token; elsewhere it would stay, in a journal or a file, for others to read.
+    """
     host = settings.host
     with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
-        yield listener, f"{url}{f'#token={settings.token}' if settings.token else ''}"
+        if settings.token is None:
+            yield listener, url
+        elif sys.stdout.isatty():
+            yield listener, f"{url}#token={settings.token}"
+        else:
+            yield listener, f"{url}#token=…  (the token is kept out of this output)"
 
 
 def build_server(app: FastAPI) -> Server:

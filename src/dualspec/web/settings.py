@@ -13,6 +13,8 @@ MAX_UPLOAD_BYTES = 20_000_000
 MAX_UPLOAD_S = 120.0
 MAX_UPLOAD_RATE = 48_000  # Hz; uploads of a higher rate are resampled to it before they are rendered
 MIN_TOKEN_CHARS = 16
+MAX_WAITING, MAX_WAITING_PER_ADDRESS = 256, 64  # connections whose next head has not come; the oldest makes room
+MAX_ACTIVE, MAX_ACTIVE_PER_ADDRESS = 256, 128  # requests at work; one more gets 503
 
 
 @dataclass(frozen=True, kw_only=True)

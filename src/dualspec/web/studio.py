@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from zipfile import ZipFile
 
 import dualspec
-from dualspec.audio.delivery import loudness_words
+from dualspec.audio.delivery import deliver, loudness_words
 from dualspec.audio.hrir import load_sofa, spherical_head
 from dualspec.audio.waveform import audio_info, read_waveform, write_waveform
 from dualspec.diffusion.sampler import SamplingConfig
@@ -22,7 +26,7 @@ from dualspec.prompt_lists import plan_clips
 from dualspec.scenes.score import Plan, Scene, plan_scene
 from dualspec.scenes.stage import mix_scene, write_scene
 from dualspec.text.prompts import prompt_for
-from dualspec.web.messages import Order
+from dualspec.web.messages import FileForm, Order
 from dualspec.web.settings import MAX_CLIPS, MAX_SERVED_SCENE_S, MAX_UPLOAD_RATE, MAX_UPLOAD_S
 
 
@@ -101,7 +105,9 @@ class Studio:
             requests,
             model=self._facts,
             sampling=sampling,
-            options=OutputOptions(picture=False, judge=self._judge),
+            options=OutputOptions(
+                subtype="PCM_24", picture=False, judge=self._judge, loudness_lufs=order.loudness_lufs
+            ),
             batch_size=self._batch_size,
             on_step=lambda *_: on_step(next(done), num_steps),
         )
@@ -133,7 +139,7 @@ class Studio:
             on_step=on_step,
         )
         path = folder / f"scene-seed{scene.seed}.wav"
-        yield write_scene(path, mix, self._pipeline.sample_rate, record, self.plan(scene))
+        yield write_scene(path, mix, self._pipeline.sample_rate, record, self.plan(scene), subtype="PCM_24")
 
     def picture(self, clip: WrittenClip) -> bytes:
         """Draw both ears of a clip, or read the drawing that is there: PNG."""
@@ -141,6 +147,27 @@ class Studio:
         if not picture.exists():
             draw_clip(*read_waveform(clip.path), clip.record, picture)
         return picture.read_bytes()
+
+    def export(self, clip: WrittenClip, form: FileForm) -> tuple[bytes, str]:
+        """Return a clip as a file of another form, and in words the loudness that it got."""
+        if form.is_as_made:
+            return clip.path.read_bytes(), ""
+        waveform, own_rate = read_waveform(clip.path)
+        rate = form.sample_rate or own_rate
+        waveform, facts = deliver(waveform, own_rate, rate, form.loudness_lufs)
+        with TemporaryDirectory(dir=clip.path.parent) as folder:
+            target = Path(folder) / f"clip.{form.format}"
+            write_waveform(target, waveform, rate, subtype=form.subtype or clip.record.get("subtype", "PCM_16"))
+            return target.read_bytes(), loudness_words(facts["loudness"]) if "loudness" in facts else ""
+
+    def archive(self, clips: Sequence[WrittenClip], form: FileForm) -> bytes:
+        """Return clips of a form, each with its record, as one ZIP file."""
+        packed = BytesIO()
+        with ZipFile(packed, "w") as file:
+            for clip in clips:
+                file.writestr(f"{clip.path.stem}.{form.format}", self.export(clip, form)[0])
+                file.writestr(f"{clip.path.stem}.json", json.dumps(clip.record, indent=2, ensure_ascii=False))
+        return packed.getvalue()
 
     def localize(self, recording: Path) -> dict[str, Any]:
         """Say where a two-channel recording is heard.

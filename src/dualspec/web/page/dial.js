@@ -54,7 +54,7 @@ export class Dial {
     this.host = host;
     this.onTurn = onTurn;
     this.step = 30;
-    this.azimuth = 270;
+    this.azimuth = this.shown = 270;
     const svg = face(host);
     draw(svg, "circle", { class: "ring", r: 118 });
     this.wedge = draw(svg, "path", { class: "wedge" });
@@ -77,7 +77,8 @@ export class Dial {
 
   turn(degrees) {
     this.azimuth = wrap(Math.round(degrees / this.step) * this.step);
-    this.source.setAttribute("transform", `rotate(${-this.azimuth})`);
+    this.shown += wrap(this.azimuth - this.shown + 180) - 180; // from where it stands, the short way round
+    this.source.setAttribute("transform", `rotate(${-this.shown})`);
     const half = this.step > 1 ? this.step / 2 : 2;
     this.wedge.setAttribute("d", `${arc(this.azimuth - half, this.azimuth + half, 170)}L0 0Z`);
     const lean = Math.sin((this.azimuth * Math.PI) / 180);

@@ -1,6 +1,7 @@
 // A scene: several sounds on a timeline and around the listener. What is written here is the scene file itself.
 import { draw, face, listener, place, point, slider, wrap } from "./dial.js";
-import { ask, download, follow, json } from "./server.js";
+import { query, suffix } from "./files.js";
+import { ask, download, end, follow, isBack, json } from "./server.js";
 import { Player, drawEars, readWav } from "./sound.js";
 import { at, endOf, lengthOf, model, moves, points, tenth, turn, where } from "./way.js";
 
@@ -12,6 +13,7 @@ const FIRST = { title: "", seed: 0, events: [
   { text: "helicopter", azimuth_deg: 90, end_azimuth_deg: -90, onset_s: 3, length_s: 5 },
 ] };
 let info, says, scene, made = null, chosen = 0, dragged = null, span = 10, marks, live, checking;
+let wrong = null, before = null; // the row of the last error; the scene that Undo brings back
 const clockStep = () => 360 / info.directions.length; // between two places that words of the clock have
 
 // --- changing it -----------------------------------------------------------------------------------------------------
@@ -30,12 +32,9 @@ function changed() {
 
 // Ask the server what is wrong with it; nothing is made.
 async function check() {
-  try {
-    await post("/api/scenes/plan");
-    showError(null);
-  } catch (error) {
-    showError(error);
-  }
+  const asked = JSON.stringify(scene);
+  const error = await post("/api/scenes/plan").then(() => null, (refusal) => refusal);
+  if (asked === JSON.stringify(scene)) showError(error); // else a later check tells
 }
 
 const post = (path) => ask(path, { method: "POST", body: JSON.stringify(scene), headers: { "content-type": "application/json" } });
@@ -43,10 +42,13 @@ const post = (path) => ask(path, { method: "POST", body: JSON.stringify(scene), 
 function showError(error) {
   $("scene-error").hidden = !error;
   $("scene-error").textContent = error?.message ?? "";
+  if (error?.isSilent) isBack().then(() => $("scene-error").textContent === error.message && check());
   document.querySelectorAll("#editor [aria-invalid]").forEach((field) => field.removeAttribute("aria-invalid"));
   const [, index, name] = /^events\[(\d+)\]\.(\w+)/.exec(error?.field ?? "") ?? [];
   const field = { azimuth_deg: "start", end_azimuth_deg: "end", path: "end" }[name] ?? name;
-  if (Number(index) === chosen) $(`event-${field}`)?.setAttribute("aria-invalid", "true");
+  wrong = index === undefined ? null : Number(index);
+  redraw($("lanes"), showLanes);
+  if (wrong === chosen) $(`event-${field}`)?.setAttribute("aria-invalid", "true");
 }
 
 function add(one) {
@@ -55,7 +57,23 @@ function add(one) {
   changed();
 }
 
+// Keep the scene as it is now, so that it can be had back.
+function remember(what) {
+  before = JSON.stringify(scene);
+  $("undo").hidden = false;
+  $("undo").textContent = `Undo: ${what}`;
+}
+
+function undo() {
+  if (!before) return;
+  scene = JSON.parse(before);
+  before = null;
+  $("undo").hidden = true;
+  changed();
+}
+
 function remove(index) {
+  remember(`remove “${scene.events[index].text}”`);
   scene.events.splice(index, 1);
   if (!scene.events.length) add({ text: "rain", azimuth_deg: 180, onset_s: 0 });
   else changed();
@@ -133,12 +151,13 @@ function handle(group, one, index, isEnd, radius) {
 
 function showLanes() {
   $("lanes").replaceChildren(...scene.events.map((one, index) => {
-    const lane = Object.assign(document.createElement("div"), { className: index === chosen ? "lane chosen" : "lane" });
+    const lane = Object.assign(document.createElement("div"), { className: `lane${index === chosen ? " chosen" : ""}${index === wrong ? " wrong" : ""}` });
     const bar = Object.assign(document.createElement("div"), { className: "bar" });
     const begin = one.onset_s ?? 0, times = `${tenth(begin)} to ${tenth(endOf(one))} seconds`;
     slider(bar, `bar-${index}`, `Beginning of ${index + 1} ${one.text}`, begin, times, [0, LONGEST_S]);
+    if (index === wrong) bar.setAttribute("aria-invalid", "true");
     Object.assign(bar.style, { left: `${(100 * begin) / span}%`, width: `${(100 * lengthOf(one)) / span}%` });
-    bar.append(Object.assign(document.createElement("span"), { textContent: `${index + 1} ${one.text}${moves(one) ? " ↷" : ""}` }));
+    bar.append(Object.assign(document.createElement("span"), { textContent: `${index + 1} ${one.text.trim() || "…"}${moves(one) ? " ↷" : ""}` }));
     bar.append(Object.assign(document.createElement("i"), { className: "edge" }));
     lane.append(bar);
     return lane;
@@ -281,20 +300,22 @@ async function make() {
     await attend(path, asked);
   } catch (error) {
     showError(error);
+    if (wrong !== null && wrong !== chosen) (select(wrong), showError(error));
   }
 }
 
 async function attend(path, asked) {
+  const stop = new AbortController();
   $("scene-go").hidden = true;
   $("scene-progress").hidden = false;
-  $("scene-cancel").disabled = false;
-  $("scene-cancel").onclick = () => (($("scene-cancel").disabled = true), ask(path, { method: "DELETE" }).catch(showError));
+  $("scene-cancel").onclick = () => (stop.abort(), end(path));
+  const onSilence = () => ($("scene-progress-text").textContent = "The service does not answer; waiting for it");
   try {
-    const end = await follow(path, ({ step, num_steps: all, queue_position: line }) => {
+    const last = await follow(path, ({ step, num_steps: all, queue_position: line }) => {
       $("scene-progress-text").textContent = line ? `Waiting: number ${line} in line` : !step ? "Starting" : step < all ? `Step ${step} of ${all}` : "Mixing";
-    });
-    if (end.state === "failed") throw new Error(end.error);
-    if (end.state === "done") await receive(`${path}/clips/0`, asked);
+    }, { signal: stop.signal, onSilence });
+    if (last.state === "failed" || (last.state === "cancelled" && last.error && !stop.signal.aborted)) throw new Error(last.error);
+    if (last.state === "done") await receive(`${path}/clips/0`, asked);
   } finally {
     sessionStorage.removeItem("dualspec.sceneJob");
     $("scene-go").hidden = false;
@@ -327,7 +348,7 @@ const fileName = () => (scene.title || "scene").replace(/[^\w-]+/g, "-");
 async function save(kind) {
   const name = fileName();
   try {
-    if (kind === "audio") download(made.bytes, `${name}.wav`);
+    if (kind === "audio") download(query() ? await (await ask(`${made.path}/audio${query()}`)).blob() : made.bytes, `${name}.${suffix()}`);
     else download(await (await ask(`${made.path}/${kind}`)).blob(), kind === "record" ? `${name}-record.json` : `${name}.png`);
   } catch (error) {
     showError(error);
@@ -335,14 +356,18 @@ async function save(kind) {
 }
 
 async function load(file) {
-  const before = scene;
+  const old = scene;
   try {
     scene = JSON.parse(await file.text());
     await post("/api/scenes/plan");
+    const opened = scene;
+    scene = old;
+    remember(`open ${file.name}`);
+    scene = opened;
     chosen = 0;
     changed();
   } catch (error) {
-    scene = before;
+    scene = old;
     showError(error instanceof SyntaxError ? new Error(`${file.name} must be JSON, got something else`) : error);
   }
 }
@@ -361,7 +386,8 @@ function listen() {
     for (const kind of ["pointerup", "pointercancel"]) host.addEventListener(kind, letGo);
     host.addEventListener("focusin", ({ target }) => !dragged && target.dataset.key && indexOf(target.dataset.key) !== chosen && select(indexOf(target.dataset.key)));
   }
-  for (const name of ["text", "onset_s", "length_s", "level_db", "start", "end"]) $(`event-${name}`).oninput = ({ target }) => target.value.trim() && target.validity.badInput === false && edit(name, target.value);
+  $("event-text").oninput = ({ target }) => edit("text", target.value); // an empty one is an error at its row
+  for (const name of ["onset_s", "length_s", "level_db", "start", "end"]) $(`event-${name}`).oninput = ({ target }) => target.value.trim() && target.validity.badInput === false && edit(name, target.value);
   $("event-repeat").onchange = ({ target }) => edit("repeat", target.value);
   $("event-moves").onchange = ({ target }) => edit("moves", target.checked);
   $("scene-title").oninput = ({ target }) => ((scene.title = target.value), changed());
@@ -369,6 +395,12 @@ function listen() {
   $("add").onclick = () => (add({ text: "dog bark", azimuth_deg: 270, onset_s: tenth(Math.min(span / 2, LONGEST_S - info.duration_s)) }), $("event-text").select());
   $("copy").onclick = () => add({ ...structuredClone(scene.events[chosen]), onset_s: tenth((scene.events[chosen].onset_s ?? 0) + 1) });
   $("remove").onclick = () => remove(chosen);
+  $("undo").onclick = undo;
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "z" || !(event.ctrlKey || event.metaKey) || event.target.matches("input") || $("scene").hidden) return;
+    event.preventDefault();
+    undo();
+  });
   $("scene-go").onclick = make;
   $("scene-play").onclick = () => (player.position(made.path) === null ? player.play([[made.path, made.bytes]], made.path).catch(showError) : player.stop());
   $("scene-save").onclick = () => download(JSON.stringify(scene, null, 2), `${fileName()}.json`);
@@ -388,7 +420,7 @@ export function beginScene(about, words) {
   [live, marks] = [draw(svg, "g"), draw(svg, "g")];
   listen();
   const left = sessionStorage.getItem("dualspec.sceneJob");
-  if (left) attend(...JSON.parse(left)).catch(() => {});
+  if (left) attend(...JSON.parse(left)).catch(showError);
 }
 
 export const showScene = () => scene && changed();

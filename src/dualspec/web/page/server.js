@@ -1,6 +1,8 @@
 // Talking to the server: tokens, refusals, and jobs that are followed to their end.
 
 const $ = (id) => document.getElementById(id);
+const SILENT = "The service does not answer. Your words are kept here; try again when it is back.";
+const RESTARTED = "The service was started anew and has lost this job. Your words are kept here; make it again.";
 
 function token() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
@@ -14,7 +16,9 @@ function token() {
 export async function ask(path, options = {}) {
   const secret = token();
   const headers = { ...options.headers, ...(secret && { authorization: `Bearer ${secret}` }) };
-  const answer = await fetch(path, { ...options, headers });
+  const answer = await fetch(path, { ...options, headers }).catch((error) => {
+    throw options.signal?.aborted ? error : Object.assign(new Error(SILENT), { isSilent: true });
+  });
   if (answer.status === 401) {
     $("login").showModal();
     await new Promise((done) => $("login").addEventListener("close", done, { once: true }));
@@ -28,12 +32,22 @@ export async function ask(path, options = {}) {
 }
 
 export const json = async (path, options) => (await ask(path, options)).json();
+const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 
-// Call `tell` with every state of a job until it is over; a broken line is picked up again.
-export async function follow(path, tell) {
+// Wait until the service answers again.
+export async function isBack() {
   for (;;) {
+    await pause(1.5);
+    if (await fetch("/healthz").then((answer) => answer.ok, () => false)) return;
+  }
+}
+
+// Call `tell` with every state of a job until it is over or the signal ends it; a broken line is picked up again,
+// and `onSilence` is told while the service does not answer.
+export async function follow(path, tell, { signal, onSilence } = {}) {
+  while (!signal?.aborted) {
     try {
-      const reader = (await ask(`${path}/events`)).body.pipeThrough(new TextDecoderStream()).getReader();
+      const reader = (await ask(`${path}/events`, { signal })).body.pipeThrough(new TextDecoderStream()).getReader();
       for (let text = ""; ; ) {
         const { value, done } = await reader.read();
         if (done) break;
@@ -46,11 +60,18 @@ export async function follow(path, tell) {
         }
       }
     } catch (error) {
-      if (error.status) throw error;
+      if (signal?.aborted) break;
+      if (error.status === 404) throw new Error(RESTARTED);
+      if (error.status && error.status !== 503) throw error;
+      onSilence?.();
     }
-    await new Promise((done) => setTimeout(done, 1500));
+    await Promise.race([pause(1.5), new Promise((done) => signal?.addEventListener("abort", done))]);
   }
+  return { state: "cancelled" };
 }
+
+// End a job on the server; nobody waits for it here.
+export const end = (path) => ask(path, { method: "DELETE", keepalive: true }).catch(() => {});
 
 // Hand a file to the reader's downloads.
 export function download(content, name) {

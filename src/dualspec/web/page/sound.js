@@ -1,15 +1,16 @@
 // Sound in the browser: reading WAV, drawing both ears, playing one or two sounds in step.
 
-// Samples of a 16-bit two-channel WAV as it comes from the server: [left, right], sample rate.
+// Samples of a WAV of 16 or 24 bits as it comes from the server: [left, right], sample rate.
 export function readWav(bytes) {
   const view = new DataView(bytes);
-  let at = 12, rate = 0, channels = 2;
+  let at = 12, rate = 0, channels = 2, width = 2;
   while (at + 8 <= bytes.byteLength) {
     const name = view.getUint32(at), size = view.getUint32(at + 4, true);
-    if (name === 0x666d7420) [channels, rate] = [view.getUint16(at + 10, true), view.getUint32(at + 12, true)];
+    if (name === 0x666d7420) [channels, rate, width] = [view.getUint16(at + 10, true), view.getUint32(at + 12, true), view.getUint16(at + 22, true) / 8];
     if (name === 0x64617461) {
-      const samples = new Int16Array(bytes.slice(at + 8, at + 8 + size - (size % (2 * channels))));
-      return { rate, ears: [0, 1].map((ear) => Float32Array.from({ length: samples.length / channels }, (_, i) => samples[i * channels + (ear % channels)] / 32768)) };
+      const length = Math.floor(Math.min(size, bytes.byteLength - at - 8) / (width * channels));
+      const sample = (place) => (width === 2 ? view.getInt16(place, true) / 32768 : (view.getInt16(place + 1, true) * 256 + view.getUint8(place)) / 8388608);
+      return { rate, ears: [0, 1].map((ear) => Float32Array.from({ length }, (_, i) => sample(at + 8 + width * (i * channels + (ear % channels))))) };
     }
     at += 8 + size + (size % 2);
   }
