@@ -142,7 +142,7 @@ def evaluate(
     from dualspec.audio.hrir import load_sofa
     from dualspec.evaluation.clips import Conversion, list_clips
     from dualspec.evaluation.measure import Cache, Measurer
-    from dualspec.evaluation.report import judge, markdown_table, write_judgement
+    from dualspec.evaluation.report import check_judgement, judge, markdown_table, write_judgement
     from dualspec.training.processes import check_device
 
     if unpaired and reference is None:
@@ -156,6 +156,7 @@ def evaluate(
     networks, facts = _networks(localizer, embedder, device)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
+        check_judgement(output)
     conversion = Conversion(resample=resample, copy_mono=copy_mono)
     how: Any = {"mode": "compat" if compat else "ears", "conversion": conversion, "batch_size": batch_size}
     with progress_bar("measuring", len(clips) * (3 if references else 1)) as show:

@@ -120,6 +120,7 @@ def prepare(
         "render": _render_fingerprint(render_to, hrir_set),
     }
     with held(out_dir):
+        remove_leftovers(out_dir, below=True)
         _claim(out_dir, settings)
         tasks = _tasks(kept, splits, out_dir, settings, render_to, _grid_hrirs(hrir_set, sample_rate))
         _remove_stale(out_dir, tasks, render_to)
@@ -247,7 +248,7 @@ def _claim(out_dir: Path, settings: dict[str, Any]) -> None:
                 f"{out_dir} must be empty or made with the same settings, got other {names}; take another folder"
             )
         return
-    if any(not path.name.startswith(".tmp-") for path in out_dir.iterdir()):
+    if any(out_dir.iterdir()):
         raise ValueError(f"{out_dir} must be empty or a prepared corpus, got other files; take another folder")
     write_text_atomic(path, json.dumps(settings, indent=2) + "\n")
 
@@ -303,9 +304,9 @@ def _remove_stale(out_dir: Path, tasks: Sequence[ShardTask], render_to: str | Pa
     """Remove what an interrupted run or a longer list of clips has left."""
     wanted = {task.journal.name for task in tasks} | {Path(task.shard).name for task in tasks}
     stale = [path for path in (out_dir / "shards").glob("shard-*") if path.name not in wanted]
-    for path in (*stale, *out_dir.rglob(".tmp-*")):
+    for path in stale:
         remove(path)
-    if render_to is not None:  # a folder that may hold much else
+    if render_to is not None:
         remove_leftovers(Path(render_to), below=True)
 
 
