@@ -22,6 +22,7 @@ except ImportError:  # Windows: nothing is locked there, and what killed process
 MAX_JSON_BYTES = 1 << 20
 MAX_TEXT_BYTES = 1 << 20  # of a text that is read as a whole
 MAX_LINE_BYTES = 1 << 16  # of one line, the manifest's too
+MAX_FILE_NAME_BYTES = 255  # what file systems take
 _PREFIX = ".tmp-dualspec-"
 
 
@@ -196,20 +197,6 @@ def _is_still(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def check_readable(folder: Path) -> None:
-    """Refuse a folder where one below it cannot be listed; `Path.glob` would pass over that in silence.
-
-    Raises:
-        OSError: there is one; the error names it.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    for _ in os.walk(folder, onerror=refuse):
-        pass
 
 
 def remove_leftovers(folder: Path, *, below: bool = False) -> None:

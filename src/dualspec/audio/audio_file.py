@@ -10,6 +10,7 @@ import io
 import os
 import shutil
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import soundfile
 
+from dualspec.audio.suffixes import CONTAINERS, OTHER_SUFFIXES
 from dualspec.files import atomic_path
 
 MIN_SAMPLE_RATE = 1_000
@@ -38,29 +40,7 @@ RejectReason = Literal[
     "not_finite",
 ]
 
-_WAV = ("WAV", "WAVEX", "RF64")
-_SUFFIX_FORMATS = {
-    ".wav": _WAV,
-    ".wave": _WAV,
-    ".bwf": _WAV,
-    ".rf64": _WAV,
-    ".aif": ("AIFF",),
-    ".aiff": ("AIFF",),
-    ".aifc": ("AIFF",),
-    ".flac": ("FLAC",),
-    ".ogg": ("OGG",),
-    ".oga": ("OGG",),
-    ".opus": ("OGG",),
-    ".mp3": ("MP3",),
-}
-READABLE_SUFFIXES = tuple(_SUFFIX_FORMATS)
-"""What names of sound files end in; the one list that everything goes by that looks for sound in folders and lists."""
-OTHER_SUFFIXES = (".aac", ".amr", ".ape", ".au", ".caf", ".m4a", ".mp2", ".pcm", ".raw", ".snd", ".voc", ".w64")
-OTHER_SUFFIXES += (".wma", ".wv")
-"""Sound that cannot be read: refused with its reason, and never passed over."""
-CLIP_SUFFIXES = (".wav", ".flac")
-"""Sound that is written here."""
-_KNOWN_FORMATS = tuple({name for names in _SUFFIX_FORMATS.values() for name in names})
+_KNOWN_FORMATS = tuple({name for names in CONTAINERS.values() for name in names})
 _READABLE = "WAV, FLAC, Ogg, AIFF or MP3"
 _UNKNOWN_FRAMES = 2**63 - 1  # what libsndfile says of a FLAC stream whose header does not tell its length
 _OPEN_ENDS = (0x7F00_0000, 0x7FFF_F000, 0x8000_0000, 0xFFFF_F000, 0x1_0000_0000)
@@ -123,12 +103,18 @@ def open_checked(path: Path) -> soundfile.SoundFile:
     if suffix == ".raw":
         raise AudioFileError("unsupported", f"{path} must have a header, got headerless .raw; convert it to WAV")
     try:
-        file = _unclosed(path, size) or soundfile.SoundFile(path)
-        if file.frames == _UNKNOWN_FRAMES:
-            file.close()
-            file = _Unmeasured(path)
+        with path.open("rb") as stream:
+            head = stream.read(12)
+    except OSError as error:
+        raise AudioFileError("unreadable", f"{path} must be readable, got: {error.strerror}; allow it") from error
+    try:
+        with _chatter_silenced():
+            file = _unclosed(path, head, size) or soundfile.SoundFile(path)
+            if file.frames == _UNKNOWN_FRAMES:
+                file.close()
+                file = _Unmeasured(path)
     except soundfile.LibsndfileError as error:
-        raise _refusal(path, suffix, error) from error
+        raise _refusal(path, head, suffix, error) from error
     try:
         _check_container(path, suffix, size, file)
     except AudioFileError:
@@ -137,10 +123,28 @@ def open_checked(path: Path) -> soundfile.SoundFile:
     return file
 
 
-def _refusal(path: Path, suffix: str, error: soundfile.LibsndfileError) -> AudioFileError:
+@contextmanager
+def _chatter_silenced() -> Iterator[None]:
+    """Keep libmpg123 from writing notes of its own beside our one line; for other threads' sake in a command alone."""
+    try:
+        kept = os.dup(2) if threading.current_thread() is threading.main_thread() else None
+    except OSError:  # it was closed
+        kept = None
+    if kept is None:
+        yield
+        return
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def _refusal(path: Path, head: bytes, suffix: str, error: soundfile.LibsndfileError) -> AudioFileError:
     """Say why libsndfile does not open a file: it is of another kind, or one of ours with something wrong in it."""
-    with path.open("rb") as stream:
-        head = stream.read(12)
     kinds = {b"fLaC": "FLAC", b"OggS": "Ogg", b"FORM": "AIFF", b"RIFF": "WAV", b"RIFX": "WAV", b"RF64": "WAV"}
     kind = kinds.get(head[:4], "")
     if kind and (kind != "WAV" or head[8:] == b"WAVE") and suffix not in OTHER_SUFFIXES:
@@ -155,7 +159,7 @@ def _check_container(path: Path, suffix: str, size: int, file: soundfile.SoundFi
     if file.format not in _KNOWN_FORMATS:
         raise AudioFileError("unsupported", f"{path} must be {_READABLE}, got {file.format}; convert it")
     is_mp3 = suffix == ".mp3" and file.subtype == "MPEG_LAYER_III"  # some wrap it in a WAV
-    if not is_mp3 and file.format not in _SUFFIX_FORMATS.get(suffix, _KNOWN_FORMATS):
+    if not is_mp3 and file.format not in CONTAINERS.get(suffix, _KNOWN_FORMATS):
         raise AudioFileError(
             "wrong_extension",
             f"{path} must be named after its container, got {file.format} inside; rename it or convert it to WAV",
@@ -191,7 +195,8 @@ def check_limits(path: Path, info: AudioInfo, *, max_seconds: float, max_channel
 def decode(path: Path, file: soundfile.SoundFile, info: AudioInfo) -> np.ndarray:
     """Decode all frames to (S, C) float32; a shortfall is an error except in MP3, whose header only estimates."""
     try:
-        samples = file.read(info.num_frames, dtype="float32", always_2d=True)
+        with _chatter_silenced():
+            samples = file.read(info.num_frames, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
         raise AudioFileError("unreadable", f"{path} must be decodable, got: {error}; copy it again") from error
     is_mp3 = file.subtype == "MPEG_LAYER_III"
@@ -253,15 +258,14 @@ def _is_open_end(num_bytes: int) -> bool:
     return num_bytes != _LARGEST_INT and any(abs(mark - num_bytes) < _HEADER_BYTES for mark in _OPEN_ENDS)
 
 
-def _unclosed(path: Path, size: int) -> soundfile.SoundFile | None:
+def _unclosed(path: Path, head: bytes, size: int) -> soundfile.SoundFile | None:
     """Open a WAV or RF64 file whose sizes were left at nothing though sound follows; None for any other file.
 
     libsndfile reads a WAV to its end where the RIFF chunk has 8 bytes and "data" none, so it gets a copy that says so.
     """
+    if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
+        return None
     with path.open("rb") as stream:
-        head = stream.read(12)
-        if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
-            return None
         start, num_bytes, long_size = _sample_chunk(path, b"data", "<") or (size, 0, 0)
         is_open = num_bytes == 0 or (head[:4] == b"RF64" and num_bytes == 0xFFFFFFFF and not 0 < long_size < 2**63)
         stream.seek(start)

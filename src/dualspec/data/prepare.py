@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dualspec.data.corpora import CorpusSpec, SourceClip, read_corpus
+from dualspec.data.corpora import CorpusSpec, SourceClip, left_out, read_corpus
 from dualspec.data.listings import OPEN_LICENCES
 from dualspec.data.manifest import (
     MANIFEST_NAME,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 CLIPS_PER_SHARD = 512
 FORMAT_VERSION = 1
 # Reasons that follow from a rule and not from damage; they do not count against the budget of bad clips.
-RULE_REASONS = frozenset({"licence", "too_short"})
+RULE_REASONS = frozenset({"licence", "too_short", "unsupported", "hidden", "not_sound", "no_label"})
 _MAX_JOURNAL_BYTES = 64 * 1024 * 1024
 
 
@@ -110,6 +110,7 @@ def prepare(
     kept = [clip for clip in named if licence == "all" or clip.licence in OPEN_LICENCES]
     num_candidates = len(kept) + len(rejects)
     rejects += [_licence_reject(clip) for clip in named if licence == "open" and clip.licence not in OPEN_LICENCES]
+    rejects += [row for spec in corpora for row in left_out(spec)]
     settings = {
         "format_version": FORMAT_VERSION,
         "corpora": sorted(spec.name for spec in corpora),
