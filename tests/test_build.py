@@ -319,9 +319,9 @@ def test_a_model_stays_as_it_is_until_something_is_new(built: tuple[Path, str], 
     runs = shutil.copytree(built[0], tmp_path / "runs")
     folder, words = runs / "tiny" / "dualspec", build_words("tiny/dualspec", packed, runs)
     (folder / "model" / "README.md").write_text("mine")
-    (folder / "model").rename(folder / ".old-model-1")
-    (folder / ".tmp-model").mkdir()
-    (folder / ".tmp-model" / "half").write_text("")
+    (folder / "model").rename(folder / f".old-dualspec-model-{'0' * 16}")
+    (folder / f".tmp-dualspec-{'0' * 16}").mkdir()
+    (folder / f".tmp-dualspec-{'0' * 16}" / "half").write_text("")
     with run_lock(folder):
         assert dualspec(*words).exit_code == 73
     done = dualspec(*words)

@@ -114,9 +114,9 @@ def test_two_cannot_prepare_one_folder(recording, tmp_path, capsys):
     for path in theirs:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")
-    left = tmp_path / "out" / ".tmp-killed"
-    left.write_text("half")
-    (tmp_path / "out" / ".tmp-folder" / ".tmp-deeper").mkdir(parents=True)
+    left = tmp_path / "out" / f".tmp-dualspec-{'0' * 16}"
+    (left / left.name).mkdir(parents=True)
+    (left / "half.json").write_text("{")
     assert main([*words, "--render-to", str(tmp_path / "rendered")]) == 0
     assert all(path.read_text() == "mine" for path in theirs)
     assert not list((tmp_path / "out").glob(".tmp-*"))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualspec.config import from_dict, load_json, override, save_json, to_dict, write_text_atomic
-from dualspec.files import _machine, atomic_path, whole_folder
+from dualspec.files import atomic_path, whole_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,9 +250,7 @@ def test_atomic_writes_need_a_folder_and_a_regular_file(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_whole_or_absent(tmp_path: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    left = tmp_path / "deep" / f".tmp-{_machine()}-{child.pid}-0"
+    left = tmp_path / "deep" / f".tmp-dualspec-{'0' * 16}"
     left.mkdir(parents=True)
     target = tmp_path / "deep" / "target"
     with pytest.raises(KeyboardInterrupt), whole_folder(target) as temporary:

@@ -18,7 +18,7 @@ from dualspec.data.datasets import ClipDataset
 from dualspec.data.manifest import Split
 from dualspec.evaluation.clips import Clip, Conversion, read_ears, source_of
 from dualspec.generation import Head, OutputOptions, write_clip
-from dualspec.prompt_lists import PromptRow
+from dualspec.prompt_lists import PromptRow, check_records
 from dualspec.synthesis.mid_signal import common_phase_mid
 
 PEAK = 0.5
@@ -52,6 +52,7 @@ def render_references(
         ValueError: a row names no recording of the corpus.
     """
     output.mkdir(parents=True, exist_ok=True)
+    check_records(output / row.file for row in rows)
     system = {"kind": "recordings", "name": "another of its label" if others else "the references"}
     done = 0
     with closing(ClipDataset(manifest_dir, split, num_samples=num_samples)) as data:
@@ -88,6 +89,7 @@ def cascade(clips: Sequence[Clip], head: Head, output: Path, *, options: OutputO
     system = source | {"kind": "cascade", "name": source.get("name"), "of": source["kind"]}
     output.mkdir(parents=True, exist_ok=True)
     asked = [(clip, clip.azimuth_deg) for clip in clips if clip.azimuth_deg is not None]
+    check_records(output / f"{clip.name}.wav" for clip, _ in asked)
     for done, (clip, azimuth_deg) in enumerate(asked, start=1):
         mono = common_phase_mid(read_ears(clip.path, Conversion(copy_mono=True)).waveform)[None]
         facts = {key: clip.record.get(key) for key in ("prompt", "event", "seed")} | {"system": system}
@@ -136,6 +138,7 @@ def write_mono(
         options: sample format, picture.
     """
     output.mkdir(parents=True, exist_ok=True)
+    check_records(output / row.file for row, _ in rows)
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         seeds = [seed + row.seed for row, _ in batch]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,12 +20,11 @@ from dualspec.audio.delivery import bandwidth_note, bring_to_loudness
 from dualspec.audio.hrir import HrirSet, load_sofa, spherical_head
 from dualspec.audio.movement import AzimuthPath, Waypoint, render_moving
 from dualspec.audio.sofa import MIN_SAMPLE_RATE
+from dualspec.audio.suffixes import READABLE_SUFFIXES, find_sounds, without_sound_suffix
 from dualspec.audio.waveform import read_waveform, resample, write_waveform
 from dualspec.data.manifest import REJECTS_NAME, json_lines
-from dualspec.files import check_readable, parse_json, sha256_of, write_text_atomic
+from dualspec.files import MAX_FILE_NAME_BYTES, parse_json, sha256_of, write_text_atomic
 
-SUFFIXES = (".wav", ".flac")
-READABLE = (*SUFFIXES, ".aif", ".aiff", ".ogg", ".oga", ".opus", ".mp3")
 LIST_NAME = "manifest.jsonl"
 Where = float | AzimuthPath
 """An azimuth, degrees, or a path of them."""
@@ -91,16 +92,21 @@ def read_path(text: str) -> AzimuthPath:
         ) from error
 
 
-def list_recordings(sources: Sequence[Path], output: Path) -> list[tuple[Path, str]]:
+def list_recordings(sources: Sequence[Path], output: Path) -> tuple[list[tuple[Path, str]], Counter[str]]:
     """List sound files, and those below folders, with their names ("steps/wood/1.wav" below the folder).
 
-    Hidden files, and the output folder's own, are left out.
+    Sound that cannot be read is among them, so that it is refused with its reason.
+
+    Returns:
+        The files, and how many others of the folders were left out as "hidden", "not_sound" (another suffix, or a pipe)
+        or "own" (of the output folder).
 
     Raises:
         FileNotFoundError: a source does not exist.
         ValueError: a folder holds no sound, or two files would have one name.
     """
     found: dict[str, tuple[Path, str]] = {}
+    left_out: Counter[str] = Counter()
     for source in sources:
         if not source.exists():
             raise FileNotFoundError(f"{source} must be a sound file or a folder, got none; check the path")
@@ -108,24 +114,26 @@ def list_recordings(sources: Sequence[Path], output: Path) -> list[tuple[Path, s
         if source.is_dir():
             if source.resolve() == output.resolve():
                 raise ValueError(f"output must be another folder than the recordings', got {output} twice; change one")
-            check_readable(source)
-            inside = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in READABLE and path.is_file()]
-            files = [path for path in inside if not _is_left_out(path.relative_to(source), path, output)]
+            files = []
+            for path, reason in find_sounds(source):
+                if output.resolve() in path.resolve().parents:
+                    left_out["own"] += 1
+                elif reason is None and path.is_file():
+                    files.append(path)
+                elif not path.is_dir() or reason is not None:
+                    left_out[reason or "not_sound"] += 1
             if not files:
-                raise ValueError(f"{source} must hold sound files ({', '.join(READABLE)}), got none; check the folder")
+                known = ", ".join(READABLE_SUFFIXES)
+                raise ValueError(f"{source} must hold sound files ({known}), got none; check the folder")
         for path in files:
             inner = path.relative_to(source) if source.is_dir() else Path(path.name)
             if (other := found.setdefault(_stem(inner), (path, inner.as_posix()))[0]) != path:
                 raise ValueError(f"recordings must differ in name, got {other} and {path}; rename one")
-    return [*found.values()]
+    return [*found.values()], left_out
 
 
 def _stem(inner: Path) -> str:
-    return "-".join(inner.with_suffix("").parts)
-
-
-def _is_left_out(inner: Path, path: Path, output: Path) -> bool:
-    return any(part.startswith(".") for part in inner.parts) or output.resolve() in path.resolve().parents
+    return "-".join(inner.with_name(without_sound_suffix(inner.name)).parts)
 
 
 def plan(recordings: Sequence[tuple[Path, str]], directions: Sequence[Where], output: Path) -> list[Placement]:
@@ -145,8 +153,20 @@ def check_targets(placements: Sequence[Placement]) -> None:
     """
     sources = {(status.st_dev, status.st_ino) for status in (path.stat() for path in {p.source for p in placements})}
     for wanted in placements:
-        if wanted.target.exists() and ((status := wanted.target.stat()).st_dev, status.st_ino) in sources:
+        if (
+            _fits(wanted.target)
+            and wanted.target.exists()
+            and ((status := wanted.target.stat()).st_dev, status.st_ino) in sources
+        ):
             raise ValueError(f"output must leave the recordings alone, got {wanted.target}, which is one; rename it")
+
+
+def _fits(target: Path) -> bool:
+    """Tell whether a file system takes a name, and a list can hold it."""
+    try:
+        return len(target.name.encode()) <= MAX_FILE_NAME_BYTES
+    except UnicodeEncodeError:  # bytes that are no text
+        return False
 
 
 def _name(where: Where) -> str:
@@ -179,7 +199,13 @@ def render_files(placements: Iterable[Placement], head: Head, form: Form) -> Ite
         recording that cannot be used: `source`, `reason`, `detail`.
     """
     read: tuple[Path, Tensor | AudioFileError, int, int] | None = None
+    unnamed: set[Path] = set()
     for wanted in placements:
+        if not _fits(wanted.target):
+            if wanted.source not in unnamed:
+                yield _unnamed(wanted)
+            unnamed.add(wanted.source)
+            continue
         if read is None or read[0] != wanted.source:
             read = (wanted.source, *_read(wanted.source, form.sample_rate))
             if isinstance(read[1], AudioFileError):
@@ -198,6 +224,14 @@ def render_files(placements: Iterable[Placement], head: Head, form: Form) -> Ite
         row |= {"replaced": wanted.target.exists()}
         write_waveform(wanted.target, ears, rate, subtype=form.subtype)
         yield row | {"sha256": sha256_of(wanted.target)}
+
+
+def _unnamed(wanted: Placement) -> dict[str, Any]:
+    """Say that a recording's name cannot be a rendering's."""
+    source = wanted.name.encode(errors="backslashreplace").decode()
+    size, end = len(os.fsencode(wanted.target.name)), wanted.target.name[-12:]
+    detail = f"name must be text and at most {MAX_FILE_NAME_BYTES} bytes with its direction, got {size} with {end!r}"
+    return {"source": source, "reason": "bad_name", "detail": f"{source[:80]}: {detail}; rename it"}
 
 
 def _direction(where: Where) -> dict[str, Any]:
@@ -231,6 +265,11 @@ def read_list(folder: Path) -> list[dict[str, Any]]:
         if not isinstance(row, dict) or row.get("system", {}).get("name") != "spatialize":
             raise ValueError(f"{where} must be a rendering's row, got another list; choose another folder")
         rows.append(row)
+    rejects = folder / REJECTS_NAME
+    for where, line in json_lines(rejects) if rejects.is_file() else ():
+        row = parse_json(line, where)
+        if not isinstance(row, dict) or row.keys() != {"source", "reason", "detail"}:
+            raise ValueError(f"{where} must be a rendering's reject, got another list; choose another folder")
     return rows
 
 

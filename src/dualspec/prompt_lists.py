@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dualspec.audio.azimuth import NUM_SECTORS, azimuth_name, check_azimuth_deg, circular_error_deg, sector_grid_deg
+from dualspec.audio.suffixes import CLIP_SUFFIXES
 from dualspec.data.manifest import Split, json_lines
 from dualspec.data.selection import draw_pairs, split_rows
 from dualspec.files import parse_json, read_json, write_text_atomic
@@ -18,7 +19,6 @@ from dualspec.text.lexicon import LexiconSplit, LocationStyle, num_directions
 from dualspec.text.location_parser import clean_text
 from dualspec.text.prompts import ParsedPrompt, blank_location, draw_location_style, parse_prompt, prompt_for
 
-AUDIO_SUFFIXES = (".wav", ".flac")
 MAX_PROMPT_FILE_BYTES = 1 << 20
 MAX_ROWS = 100_000
 MAX_NAME_BYTES = 240  # of the 255 that file systems allow: "-rendered" and another suffix must fit, too
@@ -62,7 +62,7 @@ class PromptRow:
             not can_be
             or len(self.file.encode()) > MAX_NAME_BYTES
             or Path(self.file).name != self.file
-            or Path(self.file).suffix.lower() not in AUDIO_SUFFIXES
+            or Path(self.file).suffix.lower() not in CLIP_SUFFIXES
         ):
             raise ValueError(
                 f"file must be a plain name of at most {MAX_NAME_BYTES} bytes ending in .wav or .flac, "
@@ -204,9 +204,9 @@ def plan_clips(
         ValueError: the output has a suffix that is no sound format.
     """
     is_folder = output.is_dir() or not output.suffix
-    if not is_folder and output.suffix.lower() not in AUDIO_SUFFIXES:
+    if not is_folder and output.suffix.lower() not in CLIP_SUFFIXES:
         raise ValueError(
-            f"output must end in {' or '.join(AUDIO_SUFFIXES)}, or be a folder, got {str(output)!r}; rename it"
+            f"output must end in {' or '.join(CLIP_SUFFIXES)}, or be a folder, got {str(output)!r}; rename it"
         )
     requests = []
     digits = len(str(len(prompts)))

@@ -244,7 +244,7 @@ def test_absent_folder_and_headerless_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match="must be an audio file"):
             read_waveform(path)
     (tmp_path / "a.raw").write_bytes(bytes(1000))
-    assert reason_of(tmp_path / "a.raw") == "unreadable"
+    assert reason_of(tmp_path / "a.raw") == "unsupported"
 
 
 def test_extra_chunks_and_odd_sizes_are_no_truncation(tmp_path: Path) -> None:
@@ -298,3 +298,124 @@ def test_shards_give_back_every_clip_and_appear_only_when_complete(tmp_path: Pat
     write_waveform(tmp_path / "stereo.wav", noise(2), RATE)
     with pytest.raises(AudioFileError, match="must be mono PCM_16"):
         Pcm16Reader(tmp_path / "stereo.wav")
+
+
+def patched_wav(path: Path, data_size: int, riff_size: int | None, **kind: str) -> np.ndarray:
+    """Write 0.1 s as a pipe would, which cannot fill in sizes; return the samples (S, C)."""
+    samples = noise(2, 1600).numpy().T
+    soundfile.write(path, samples, RATE, **kind)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"data")
+    content[at + 4 : at + 8] = struct.pack("<I", data_size)
+    if riff_size is not None:
+        content[4:8] = struct.pack("<I", riff_size)
+    path.write_bytes(content)
+    return samples
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize("riff_size", [None, 0, 36, 0x7FFF_F024, 0xFFFF_FFFF])
+@pytest.mark.parametrize("data_size", [0, 0x7FFF_F000, 0x8000_0000, 0xFFFF_F000, 0xFFFF_FFDB, 0xFFFF_FFFF])
+def test_wav_from_a_pipe_is_read_to_its_end(
+    tmp_path: Path, data_size: int, riff_size: int | None, subtype: str
+) -> None:
+    samples = patched_wav(tmp_path / "a.wav", data_size, riff_size, subtype=subtype)
+    read, rate = read_waveform(tmp_path / "a.wav")
+    assert rate == RATE and read.shape == (2, 1600) and audio_info(tmp_path / "a.wav").num_frames == 1600
+    assert float((read.T - torch.from_numpy(samples)).abs().max()) <= 1.01 / 2**15
+    assert reason_of(tmp_path / "a.wav", max_seconds=0.05) == "too_long"
+    content = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(content[: content.index(b"data") + 8])
+    assert reason_of(tmp_path / "a.wav") == "empty"
+
+
+@pytest.mark.parametrize("long_size", [0, 2**64 - 1])
+def test_rf64_and_aiff_from_a_pipe_are_read_to_their_ends(tmp_path: Path, long_size: int) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(1, 1600).numpy().T, RATE, format="RF64")
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    at = content.index(b"ds64") + 8
+    content[at + 8 : at + 16] = struct.pack("<Q", long_size)
+    (tmp_path / "a.wav").write_bytes(content)
+    assert read_waveform(tmp_path / "a.wav")[0].shape == (1, 1600)
+    soundfile.write(tmp_path / "a.aiff", noise(1, 1600).numpy().T, RATE)
+    content = bytearray((tmp_path / "a.aiff").read_bytes())
+    at = content.index(b"SSND") + 4
+    content[at : at + 4] = struct.pack(">I", 0x7F00_0008 if long_size else 0xFFFF_FFFF)
+    (tmp_path / "a.aiff").write_bytes(content)
+    assert read_waveform(tmp_path / "a.aiff")[0].shape == (1, 1600)
+
+
+def test_an_empty_data_chunk_before_another_chunk_is_no_sound(tmp_path: Path) -> None:
+    patched_wav(tmp_path / "a.wav", 0, None)
+    content = (tmp_path / "a.wav").read_bytes()
+    head = content[: content.index(b"data") + 8]
+    (tmp_path / "a.wav").write_bytes(head + b"LIST" + struct.pack("<I", 4) + b"abcd")
+    assert reason_of(tmp_path / "a.wav") == "empty"
+
+
+def endless_flac(path: Path, num_samples: int) -> np.ndarray:
+    """Write FLAC whose header does not say how long it is, as an encoder leaves it that writes into a pipe."""
+    samples = noise(2, num_samples).numpy().T
+    soundfile.write(path, samples, RATE)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # STREAMINFO: 36 bits of total samples
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    return samples
+
+
+def test_flac_of_unknown_length_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.flac"
+    samples = endless_flac(path, 70_000)
+    read, _ = read_waveform(path)
+    assert read.shape == (2, 70_000) and audio_info(path).num_frames == 70_000
+    assert float((read.T - torch.from_numpy(samples)).abs().max()) <= 1.01 / 2**15
+    assert reason_of(path, max_seconds=4) == "too_long"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert reason_of(path) == "unreadable"
+    path.write_bytes(whole)
+    monkeypatch.setattr("dualspec.audio.audio_file.MAX_TOTAL_SAMPLES", 70_000)
+    assert reason_of(path) == "too_long"
+    assert audio_info(path).num_frames < 70_000 + 65_536, "no more than a block beyond the limit is decoded"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.w64", "W64"), ("a.caf", "CAF"), ("a.au", "AU"), ("upload", "W64"), ("a.wav", "AU")]
+)
+def test_containers_that_are_not_read_are_named(tmp_path: Path, name: str, kind: str) -> None:
+    soundfile.write(tmp_path / name, noise().numpy().T, RATE, format=kind)
+    with pytest.raises(AudioFileError, match=f"must be WAV, FLAC, Ogg, AIFF or MP3, got {kind}; convert it") as caught:
+        read_waveform(tmp_path / name)
+    assert caught.value.reason == "unsupported" and "named" not in str(caught.value)
+
+
+def mp3_in_wav(mp3: bytes, tag: int = 0x55) -> bytes:
+    fmt = struct.pack("<HHIIHHHHIHHH", tag, 2, RATE, 4_000, 1, 0, 12, 1, 2, 144, 1, 0)
+    chunks = b"fmt " + struct.pack("<I", len(fmt)) + fmt + b"fact" + struct.pack("<II", 4, 99_999)
+    body = b"WAVE" + chunks + b"data" + struct.pack("<I", len(mp3)) + mp3 + bytes(len(mp3) % 2)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def test_mp3_in_a_wav_is_read_under_both_names_and_other_codings_are_named(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "whole.mp3", noise().numpy().T, RATE)
+    mp3 = (tmp_path / "whole.mp3").read_bytes()
+    for name in ("a.wav", "a.mp3"):
+        (tmp_path / name).write_bytes(mp3_in_wav(mp3))
+        assert read_waveform(tmp_path / name)[0].shape == (2, RATE)
+    for name in ("b.wav", "upload"):
+        (tmp_path / name).write_bytes(mp3_in_wav(mp3, tag=0x00FF))  # AAC
+        with pytest.raises(AudioFileError, match="must be whole and of a usual coding, got WAV: ") as caught:
+            read_waveform(tmp_path / name)
+        assert caught.value.reason == "unreadable"
+    (tmp_path / "c.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(1000))
+    assert reason_of(tmp_path / "c.m4a") == "unsupported"
+
+
+@pytest.mark.parametrize("name", ["a.wave", "a.aifc", "a.oga", "a.bwf", "a.rf64"])
+def test_other_names_of_known_containers_are_read(tmp_path: Path, name: str) -> None:
+    kind = {"a.aifc": "AIFF", "a.oga": "OGG", "a.rf64": "RF64"}.get(name, "WAV")
+    soundfile.write(tmp_path / name, noise(1).numpy().T, RATE, format=kind)
+    assert read_waveform(tmp_path / name)[0].shape == (1, RATE)
+    soundfile.write(tmp_path / name, noise(1).numpy().T, RATE, format="FLAC")
+    assert reason_of(tmp_path / name) == "wrong_extension"

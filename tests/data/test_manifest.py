@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dualspec.data.manifest import MAX_LINE_BYTES, ManifestRow, read_manifest, to_line, write_manifest
+from dualspec.data.manifest import ManifestRow, read_manifest, to_line, write_manifest
+from dualspec.files import MAX_LINE_BYTES
 
 ROW = ManifestRow(
     id="esc50/1-2-A-0",

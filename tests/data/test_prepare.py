@@ -227,7 +227,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, small
     left = contents(out)
     assert "shards/shard-00000.json" in left and "manifest.jsonl" not in left
     assert [name for name in left if ".tmp-" in name]
-    (out / ".tmp-0123.jsonl").write_text("half a manifest")
+    (out / f".tmp-dualspec-{'0' * 16}").mkdir()
+    (out / f".tmp-dualspec-{'0' * 16}" / "half.jsonl").write_text("half a manifest")
     before = (out / "shards" / "shard-00000.flac").stat().st_mtime_ns
     run(spec, out)
     assert (out / "shards" / "shard-00000.flac").stat().st_mtime_ns == before  # kept, not built again
@@ -249,8 +250,9 @@ def test_changed_sources_are_read_again_and_old_shards_go(tmp_path: Path, small_
 
 
 def test_a_run_killed_before_its_first_file_can_be_repeated(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / ".tmp-0123.json").write_text("{")
+    left = tmp_path / "out" / f".tmp-dualspec-{'0' * 16}"
+    left.mkdir(parents=True)
+    (left / "half.json").write_text("{")
     run(folder(tmp_path / "in", {"a.wav": tone(1.1)}), tmp_path / "out")
     assert not [name for name in contents(tmp_path / "out") if ".tmp-" in name]
 

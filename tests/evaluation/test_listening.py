@@ -80,12 +80,43 @@ def test_a_line_that_a_crash_left_unfinished_is_heard_again(tmp_path: Path) -> N
         test.answer("ann", 1, 30.0, **FACTS)
         test.answer("ann", 2, 30.0, **FACTS)
     whole = path.read_bytes()
-    for cut in (1, 20):
+    for cut in (2, 20, len(whole.splitlines()[-1])):
         path.write_bytes(whole[:-cut])
         with open_results(path) as results:
             assert [answer.trial for answer in results.answers] == [1]
             ListeningTest(CLIPS, results).answer("ann", 2, 30.0, **FACTS)
         assert path.read_bytes() == whole
+    path.write_bytes(whole[:-1])  # all but the end of the line is there
+    with open_results(path) as results:
+        assert [answer.trial for answer in results.answers] == [1, 2]
+    assert path.read_bytes() == whole
+    for begun in (b"", b"listener,tri"):
+        path.write_bytes(begun)
+        with open_results(path) as results:
+            assert not results.answers
+        assert path.read_bytes() == whole.splitlines(keepends=True)[0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"name,score\nann,1\nbob,2",
+        b"notes of a day, without an end",
+        b"listener,trial\nann,1",
+        b"\xff\xfe\x00 no text",
+        b"\n",
+        ",".join(COLUMNS).encode() + b"\nann,1\nbo",
+        "ïlistener".encode(),
+    ],
+)
+def test_files_of_others_stay_as_they_are_to_the_byte(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "answers.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"answers.csv:\d+ must be a line of a listening test"), open_results(path):
+        pass
+    assert path.read_bytes() == content
+    with pytest.raises(OSError, match="results must be a file"), open_results(Path("/dev/zero")):
+        pass
 
 
 def test_only_one_process_extends_a_file_and_other_clips_are_refused(tmp_path: Path) -> None:

@@ -260,9 +260,6 @@ class _Chain:
         from dualspec.training.weights import remove_leftovers
 
         with run_lock(self.folder):
-            for old in self.folder.glob(".old-model-*"):
-                if not self.model.exists():
-                    old.rename(self.model)
             remove_leftovers(self.folder)
 
     def assemble(self, data: Path, hrir: Sequence[str]) -> None:
@@ -270,6 +267,7 @@ class _Chain:
         import torch
 
         from dualspec.cli.models import credits_of, labels_of, read_head_cues
+        from dualspec.files import temporary_in
         from dualspec.model_folder import assemble
         from dualspec.training.run_lock import run_lock
         from dualspec.training.weights import replace_folder
@@ -283,8 +281,8 @@ class _Chain:
             head = read_head_cues(Path(hrir[0]), sources["denoiser"]) if one_head else None
             credits = credits_of(self.base, data)
             self.mend()
-            with run_lock(self.folder):
-                new = self.folder / ".tmp-model"
+            with run_lock(self.folder), temporary_in(self.folder) as temporary:
+                new = temporary / "model"
                 assemble(new, sources, dtype=torch.float16, head=head, events=labels_of(data), credits=credits)
                 replace_folder(new, self.model)
             self.keep(assembled=True)

@@ -158,7 +158,7 @@ def evaluate(
     from dualspec.bundle import head_file
     from dualspec.evaluation.clips import Conversion, list_clips
     from dualspec.evaluation.measure import Cache, Measurer
-    from dualspec.evaluation.report import judge, markdown_table, write_judgement
+    from dualspec.evaluation.report import check_judgement, judge, markdown_table, write_judgement
     from dualspec.training.processes import check_device
 
     if unpaired and reference is None:
@@ -172,6 +172,7 @@ def evaluate(
     networks, facts = _networks(localizer, embedder or [], probe or [], device)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
+        check_judgement(output)
     conversion = Conversion(resample=resample, copy_mono=copy_mono)
     how: Any = {"mode": "compat" if compat else "ears", "conversion": conversion, "batch_size": batch_size}
     with progress_bar("measuring", len(clips) * (3 if references else 1)) as show:

@@ -45,6 +45,7 @@ def spatialize(
     """
     from dualspec import placing
     from dualspec.audio.delivery import check_loudness
+    from dualspec.audio.suffixes import CLIP_SUFFIXES
 
     directions = _directions(azimuth or [], azimuths, path or [])
     if peak is not None and loudness is not None:
@@ -53,9 +54,12 @@ def spatialize(
         loudness = None if loudness is None else check_loudness(loudness)
     form = placing.Form(sample_rate=sample_rate, subtype=subtype, peak=peak or 0.5, loudness_lufs=loudness)
     is_file = bool(output.suffix) and not output.is_dir()
-    if is_file and output.suffix.lower() not in placing.SUFFIXES:
+    if is_file and output.suffix.lower() not in CLIP_SUFFIXES:
         refuse(f"output must end in .wav or .flac, or be a folder, got {str(output)!r}; rename it")
-    recordings = placing.list_recordings(sources, output)
+    recordings, left_out = placing.list_recordings(sources, output)
+    if left_out.total():
+        words = {"hidden": "hidden", "not_sound": "no sound", "own": "in the output folder"}
+        note(f"note: left out {', '.join(f'{count} {words[reason]}' for reason, count in sorted(left_out.items()))}")
     if is_file and len(recordings) * len(directions) > 1:
         refuse(f"output must be a folder for {len(recordings)} recordings in {len(directions)} directions, got a file")
     head = placing.load_head(sofa)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from dualspec.audio.suffixes import find_sounds, is_sound_name, without_sound_suffix
 from dualspec.data.listings import (
-    AUDIO_SUFFIXES,
     LabelOrder,
     clean_label,
     clip_info,
@@ -23,8 +23,7 @@ from dualspec.data.listings import (
     read_number,
     read_vocabulary,
 )
-from dualspec.data.manifest import SPLITS, Split
-from dualspec.files import check_readable
+from dualspec.data.manifest import SPLITS, RejectRow, Split
 
 URBANSOUND8K_CLASSES = (
     "air_conditioner",
@@ -105,7 +104,7 @@ def read_esc50(root: Path, *, corpus: str = "esc50") -> Iterator[SourceClip]:
             continue
         if row["fold"] not in ("1", "2", "3", "4", "5"):
             raise ValueError(f"{where}: fold must be 1 to 5, got {row['fold']!r}; restore the original file")
-        stem = PurePosixPath(row["filename"]).stem
+        stem = without_sound_suffix(PurePosixPath(row["filename"]).name)
         licence, author = credits.get(stem.rpartition("-")[0], ("CC-BY-NC", ""))
         yield SourceClip(
             path=find_audio(root / "audio", row["filename"], where),
@@ -132,7 +131,7 @@ def read_berklee(root: Path) -> Iterator[SourceClip]:
     for where, row in read_csv(root / "labels.csv", ("file", "label", "category", "keep")):
         if row["keep"].strip() != "1":
             continue
-        stem = PurePosixPath(row["file"]).stem
+        stem = without_sound_suffix(PurePosixPath(row["file"]).name)
         yield SourceClip(
             path=find_audio(root / "audio", row["file"], where),
             corpus="berklee",
@@ -183,23 +182,27 @@ def berklee_recording(stem: str) -> str:
     return re.sub(r"^(.+)_\1$", r"\1", name.lower())
 
 
+_URBANSOUND8K_TABLE = Path("metadata", "UrbanSound8K.csv")
+
+
 def read_urbansound8k(root: Path) -> Iterator[SourceClip]:
     """UrbanSound8K: `audio/fold<k>/<fsID>-<classID>-<occurrence>-<slice>.wav`, `metadata/UrbanSound8K.csv`.
 
     Without the metadata file, the clips are the files of the folds; their names say the same.
     """
-    table = root / "metadata" / "UrbanSound8K.csv"
+    table = root / _URBANSOUND8K_TABLE
     if table.is_file():
         listed = [
             (where, row["slice_file_name"], row["fold"]) for where, row in read_csv(table, ("slice_file_name", "fold"))
         ]
     else:
-        files = sorted(path for path in (root / "audio").glob("fold*/*") if path.suffix.lower() in AUDIO_SUFFIXES)
+        inside = find_sounds(root / "audio") if (root / "audio").is_dir() else []
+        files = [path for path, reason in inside if reason is None and _is_in_fold(path)]
         if not files:
             raise FileNotFoundError(f"{table} must exist, got neither it nor audio/fold*/ files; check the path")
         listed = [(str(path), path.name, path.parent.name.removeprefix("fold")) for path in files]
     for where, file_name, fold in listed:
-        match = re.fullmatch(r"(\d+)-(\d)-\d+-\d+", PurePosixPath(file_name).stem)
+        match = re.fullmatch(r"(\d+)-(\d)-\d+-\d+", without_sound_suffix(file_name))
         if not match:
             raise ValueError(f"{where}: file name must be fsID-classID-occurrence-slice, got {file_name!r}; restore it")
         yield SourceClip(
@@ -288,14 +291,53 @@ def read_folder(root: Path) -> Iterator[SourceClip]:
     if (root / "labels.csv").exists():
         yield from _listed_folder(root)
         return
-    for label in root.glob("[!.]*/"):
-        check_readable(label)
-    files = sorted(path for path in root.glob("[!.]*/**/[!.]*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    files = [path for path, reason in _own_files(root) if reason is None]
     if not files:
         raise FileNotFoundError(f"{root} must hold LABEL/CLIP.wav files or labels.csv, got neither; check the path")
     for path in files:
         file = path.relative_to(root).as_posix()
         yield _own_clip(path, file, {"label": path.relative_to(root).parts[0]}, file)
+
+
+def _own_files(root: Path) -> list[tuple[Path, str | None]]:
+    """List the files of a folder without a list, and why some are left out; folders of labels may be links."""
+    found: list[tuple[Path, str | None]] = []
+    for entry in sorted(root.iterdir()):
+        if entry.name.startswith("."):
+            found.append((entry, "hidden"))
+        elif entry.is_dir():
+            found += find_sounds(entry)
+        else:
+            found.append((entry, "no_label" if is_sound_name(entry.name) else "not_sound"))
+    return found
+
+
+def left_out(spec: CorpusSpec) -> list[RejectRow]:
+    """List the files of a folder that its reader passes over, each with the reason; a list decides for itself.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    root = Path(spec.root)
+    if spec.name == "folder" and not (root / "labels.csv").exists():
+        found = _own_files(root)
+    elif spec.name == "urbansound8k" and not (root / _URBANSOUND8K_TABLE).is_file():
+        found = find_sounds(root / "audio")
+        found = [(path, reason if reason or _is_in_fold(path) else "no_label") for path, reason in found]
+    else:
+        return []
+    words = {"hidden": "its name begins with a dot", "not_sound": "its name is not that of a sound file"}
+    words["no_label"] = "it lies in no folder that names its label"
+    rows = []
+    for path, reason in found:
+        if reason is not None:
+            name = path.relative_to(root).as_posix().encode(errors="backslashreplace").decode()
+            rows.append(RejectRow(id=f"{spec.name}/{name}", corpus=spec.name, reason=reason, detail=words[reason]))
+    return rows
+
+
+def _is_in_fold(path: Path) -> bool:
+    return re.fullmatch(r"fold\d+", path.parent.name) is not None
 
 
 def _listed_folder(root: Path) -> Iterator[SourceClip]:
@@ -304,7 +346,7 @@ def _listed_folder(root: Path) -> Iterator[SourceClip]:
 
 
 def _own_clip(path: Path, file: str, row: Mapping[str, str], where: str) -> SourceClip:
-    clip_id = PurePosixPath(file).with_suffix("").as_posix()
+    clip_id = without_sound_suffix(PurePosixPath(file).as_posix())
     labels = tuple(label for label in (clean_label(part) for part in row["label"].split(";")) if label)
     split = row.get("split", "").strip() or None
     if not labels or (split is not None and split not in SPLITS):

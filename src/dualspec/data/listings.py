@@ -2,20 +2,21 @@
 
 import csv
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from dualspec.files import read_json
+from dualspec.audio.suffixes import READABLE_SUFFIXES, without_sound_suffix
+from dualspec.files import read_bytes, read_json, read_lines
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 OPEN_LICENCES = ("CC0", "CC-BY")
 _MAX_METADATA_BYTES = 256 * 1024 * 1024
 
 
 def clean_label(label: str) -> str:
-    """Turn a class name into plain lower-case words: "Dog_bark" becomes "dog bark"."""
-    return " ".join(label.replace("_", " ").lower().split())
+    """Turn a class name into plain lower-case words of composed letters (NFC): "Dog_bark" becomes "dog bark"."""
+    return " ".join(unicodedata.normalize("NFC", label).replace("_", " ").lower().split())
 
 
 def licence_code(text: str) -> str:
@@ -72,40 +73,50 @@ def read_csv(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[st
     """Yield the rows of a CSV file with the place of each, "file:line"."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} must list the clips, got none; check that the folder is the corpus' own")
-    with open(path, encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream)
-        try:
-            missing = [name for name in required if name not in (reader.fieldnames or ())]
-            if missing:
-                raise ValueError(
-                    f"{path} must have the columns {', '.join(required)}, got none of {missing}; restore the file"
-                )
-            for row in reader:
-                where = f"{path}:{reader.line_num}"
-                if None in row or None in row.values():
-                    raise ValueError(
-                        f"{where} must have {len(reader.fieldnames or ())} fields, got another number; correct it"
-                    )
-                yield where, row
-        except (csv.Error, UnicodeDecodeError) as error:
+    reader = csv.DictReader(_csv_lines(path))
+    try:
+        missing = [name for name in required if name not in (reader.fieldnames or ())]
+        if missing:
             raise ValueError(
-                f"{path} must be CSV in UTF-8, got an error near line {reader.line_num}: {error}"
-            ) from error
+                f"{path} must have the columns {', '.join(required)}, got none of {missing}; restore the file"
+            )
+        for row in reader:
+            where = f"{path}:{reader.line_num}"
+            if None in row or None in row.values():
+                raise ValueError(
+                    f"{where} must have {len(reader.fieldnames or ())} fields, got another number; correct it"
+                )
+            yield where, row
+    except csv.Error as error:
+        raise ValueError(
+            f"{path} must be CSV, got an error near line {reader.line_num}: {error}; correct it"
+        ) from error
+
+
+def _csv_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a table; they may end as on old Macs, too."""
+    for _, line in read_lines(path, max_bytes=_MAX_METADATA_BYTES):
+        yield from re.split(r"(?<=\r)(?!\n|$)", line)
 
 
 def read_vocabulary(path: Path) -> set[str]:
     """Read the labels of a vocabulary without header: index, label, mid; empty without the file."""
     if not path.is_file():
         return set()
-    with open(path, encoding="utf-8-sig", newline="") as stream:
-        rows = list(csv.reader(stream))
+    try:
+        rows = list(csv.reader(_csv_lines(path)))
+    except csv.Error as error:
+        raise ValueError(f"{path} must be CSV, got an error: {error}; restore the original file") from error
     if not rows or any(len(row) != 3 for row in rows):
         raise ValueError(f"{path} must hold index, label and mid in every line, got others; restore the original file")
     return {row[1] for row in rows}
 
 
 def find_audio(folder: Path, file_name: str, where: str) -> Path:
-    """Return the listed file, or one of the same stem in another container; the listed path where there is none."""
+    """Return the listed file, or one of the same name in another container; the listed path where there is none.
+
+    Letters may be composed in the list and decomposed on the disk (NFC, NFD), or the other way round.
+    """
     relative = PurePosixPath(file_name)
     too_long = any(len(part.encode()) > 255 for part in relative.parts)  # for any file system
     if not file_name or relative.is_absolute() or ".." in relative.parts or "\0" in file_name or too_long:
@@ -113,8 +124,17 @@ def find_audio(folder: Path, file_name: str, where: str) -> Path:
     listed = folder / relative
     if listed.is_file():
         return listed
-    others = (listed.with_suffix(suffix) for suffix in AUDIO_SUFFIXES)
-    return next((path for path in others if path.is_file()), listed)
+    stem = without_sound_suffix(file_name)
+    names = [file_name, *(stem + suffix for suffix in READABLE_SUFFIXES)]
+    forms = dict.fromkeys(folder / unicodedata.normalize(form, name) for name in names for form in ("NFC", "NFD"))
+    return next((path for path in forms if _is_file(path)), listed)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # with another suffix the name may be too long
+        return False
 
 
 def read_number(text: str, name: str, where: str) -> str:
@@ -135,7 +155,7 @@ def esc50_credits(path: Path) -> dict[str, tuple[str, str]]:
     if not path.is_file():
         return {}
     pattern = re.compile(r"^- \[(\d-\d+-[A-Z])\.\w+\]:.*\) by (.+) \[([^\]]+)\]\s*$", re.MULTILINE)
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = read_bytes(path, max_bytes=_MAX_METADATA_BYTES).decode("utf-8", "replace")
     return {match[1]: (licence_code(match[3]), match[2]) for match in pattern.finditer(text)}
 
 

@@ -8,14 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dualspec.files import parse_json, write_text_atomic
+from dualspec.files import MAX_LINE_BYTES, parse_json, read_lines, write_text_atomic
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 MANIFEST_NAME = "manifest.jsonl"
 REJECTS_NAME = "rejects.jsonl"
 SUMMARY_NAME = "summary.json"
-MAX_LINE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,14 +165,5 @@ def read_manifest(path: str | Path) -> list[ManifestRow]:
 
 def json_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yield the place (file:line) and the text of every line; bytes that are no UTF-8 or too many are refused."""
-    with open(path, "rb") as stream:
-        number = 0
-        while raw := stream.readline(MAX_LINE_BYTES + 2):
-            number += 1
-            where = f"{path}:{number}"
-            if len(raw) > MAX_LINE_BYTES + 1:
-                raise ValueError(f"{where} must have at most {MAX_LINE_BYTES} bytes, got more; is it a manifest?")
-            try:
-                yield where, raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{where} must be UTF-8, got other bytes; is it a manifest?") from error
+    for number, line in read_lines(path):
+        yield f"{path}:{number}", line

@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dualspec.data.corpora import CorpusSpec, SourceClip, read_corpus
+from dualspec.data.corpora import CorpusSpec, SourceClip, left_out, read_corpus
 from dualspec.data.listings import OPEN_LICENCES
 from dualspec.data.manifest import (
     MANIFEST_NAME,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 CLIPS_PER_SHARD = 512
 FORMAT_VERSION = 1
 # Reasons that follow from a rule and not from damage; they do not count against the budget of bad clips.
-RULE_REASONS = frozenset({"licence", "too_short"})
+RULE_REASONS = frozenset({"licence", "too_short", "unsupported", "hidden", "not_sound", "no_label"})
 _MAX_JOURNAL_BYTES = 64 * 1024 * 1024
 
 
@@ -110,6 +110,7 @@ def prepare(
     kept = [clip for clip in named if licence == "all" or clip.licence in OPEN_LICENCES]
     num_candidates = len(kept) + len(rejects)
     rejects += [_licence_reject(clip) for clip in named if licence == "open" and clip.licence not in OPEN_LICENCES]
+    rejects += [row for spec in corpora for row in left_out(spec)]
     settings = {
         "format_version": FORMAT_VERSION,
         "corpora": sorted(spec.name for spec in corpora),
@@ -120,6 +121,7 @@ def prepare(
         "render": _render_fingerprint(render_to, hrir_set),
     }
     with held(out_dir):
+        remove_leftovers(out_dir, below=True)
         _claim(out_dir, settings)
         tasks = _tasks(kept, splits, out_dir, settings, render_to, _grid_hrirs(hrir_set, sample_rate))
         _remove_stale(out_dir, tasks, render_to)
@@ -247,7 +249,7 @@ def _claim(out_dir: Path, settings: dict[str, Any]) -> None:
                 f"{out_dir} must be empty or made with the same settings, got other {names}; take another folder"
             )
         return
-    if any(not path.name.startswith(".tmp-") for path in out_dir.iterdir()):
+    if any(out_dir.iterdir()):
         raise ValueError(f"{out_dir} must be empty or a prepared corpus, got other files; take another folder")
     write_text_atomic(path, json.dumps(settings, indent=2) + "\n")
 
@@ -303,9 +305,9 @@ def _remove_stale(out_dir: Path, tasks: Sequence[ShardTask], render_to: str | Pa
     """Remove what an interrupted run or a longer list of clips has left."""
     wanted = {task.journal.name for task in tasks} | {Path(task.shard).name for task in tasks}
     stale = [path for path in (out_dir / "shards").glob("shard-*") if path.name not in wanted]
-    for path in (*stale, *out_dir.rglob(".tmp-*")):
+    for path in stale:
         remove(path)
-    if render_to is not None:  # a folder that may hold much else
+    if render_to is not None:
         remove_leftovers(Path(render_to), below=True)
 
 

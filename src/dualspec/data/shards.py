@@ -16,7 +16,7 @@ from torch import Tensor
 from dualspec.audio.waveform import AudioFileError, Pcm16Writer, from_pcm16, read_waveform, resample, to_pcm16
 from dualspec.data.corpora import SourceClip
 from dualspec.data.manifest import ManifestRow, RejectRow, Split, to_dict
-from dualspec.files import write_text_atomic
+from dualspec.files import MAX_FILE_NAME_BYTES, write_text_atomic
 
 SILENCE_PEAK = 8  # int16 units: -72 dBFS; a clip below it has less than four bits left
 MAX_BAD_IN_A_ROW = 100
@@ -86,11 +86,12 @@ def build_shard(task: ShardTask) -> None:
     with Pcm16Writer(task.out_dir / task.shard, task.sample_rate) as writer:
         for clip, split in zip(task.clips, task.splits, strict=True):
             try:
+                _check_name(clip, task)
                 pcm = _usable_pcm(clip, task)
             except _Rejected as rejected:
                 name = f"{clip.corpus}/{clip.clip_id}"
                 rejects.append(RejectRow(id=name, corpus=clip.corpus, reason=rejected.reason, detail=str(rejected)))
-                bad_in_a_row = 0 if rejected.reason == "too_short" else bad_in_a_row + 1
+                bad_in_a_row = 0 if rejected.reason in ("too_short", "unsupported") else bad_in_a_row + 1
                 if bad_in_a_row >= MAX_BAD_IN_A_ROW:
                     raise ValueError(
                         f"clips must be readable, got {bad_in_a_row} bad ones in a row, the last: {rejected}; "
@@ -103,6 +104,13 @@ def build_shard(task: ShardTask) -> None:
                 _render(clip, pcm, task)
     content = {"key": task.key, "rows": [to_dict(row) for row in rows], "rejects": [to_dict(row) for row in rejects]}
     write_text_atomic(task.journal, json.dumps(content) + "\n")
+
+
+def _check_name(clip: SourceClip, task: ShardTask) -> None:
+    """Refuse a clip whose renderings would have longer names than file systems take."""
+    longest = Path(f"{clip.clip_id}^330.wav").name
+    if task.render_to is not None and len(os.fsencode(longest)) > MAX_FILE_NAME_BYTES:
+        raise _Rejected("bad_name", f"name must leave room for ^330.wav, got {len(os.fsencode(longest))} bytes with it")
 
 
 def _usable_pcm(clip: SourceClip, task: ShardTask) -> Tensor:

@@ -6,6 +6,7 @@ where there are none, a manifest of JSON lines names `file` and, where known, `a
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,12 +16,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from dualspec.audio.azimuth import check_azimuth_deg
+from dualspec.audio.suffixes import READABLE_SUFFIXES
 from dualspec.audio.waveform import read_waveform, resample
 from dualspec.data.listings import clean_label
 from dualspec.data.manifest import json_lines
 from dualspec.files import parse_json, read_json, sha256_of
 
-SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".opus")
 MANIFEST_NAMES = ("manifest.jsonl", "prompts.jsonl")
 MIN_SECONDS = 0.1
 """Shorter clips have too few frames for a picture or a classifier."""
@@ -38,8 +39,8 @@ class Clip:
 
     @property
     def name(self) -> str:
-        """Name under which clips of two folders pair; the sound format does not matter."""
-        return self.path.stem
+        """Name under which clips of two folders pair; the sound format and how letters are composed do not matter."""
+        return unicodedata.normalize("NFC", self.path.stem)
 
     @property
     def label(self) -> str | None:
@@ -77,7 +78,11 @@ def list_clips(folder: Path, *, manifest: Path | None = None) -> list[Clip]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; generate clips into it first")
-    sounds = {path.name: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SOUND_SUFFIXES}
+    sounds = {
+        path.name: path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in READABLE_SUFFIXES and not path.name.startswith(".")
+    }
     records = _records(folder, sounds)
     if manifest is None and not records:
         manifest = next((folder / name for name in MANIFEST_NAMES if (folder / name).is_file()), None)
@@ -179,18 +184,20 @@ def _records(folder: Path, sounds: dict[str, Path]) -> dict[str, dict[str, Any]]
 
 def _rows(manifest: Path, sounds: dict[str, Path]) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
+    composed = {unicodedata.normalize("NFC", name): name for name in sounds}
     for where, line in json_lines(manifest):
         row = parse_json(line, where)
         if not isinstance(row, dict) or not isinstance(row.get("file"), str):
             raise ValueError(
                 f"{where} must be an object with the name of a file, got {line.strip()[:60]!r}; correct it"
             )
-        if row["file"] not in sounds:
+        name = row["file"] if row["file"] in sounds else composed.get(unicodedata.normalize("NFC", row["file"]))
+        if name is None:
             raise FileNotFoundError(f"{where} names {row['file']}, which is not in the folder; restore it")
-        if row["file"] in rows:
+        if name in rows:
             raise ValueError(f"{where}: file must be unique, got {row['file']!r} again; remove one")
         azimuth = {"azimuth_deg": row.get("azimuth_deg"), "style": row.get("style")}
-        rows[row["file"]] = row | {"azimuth": azimuth if row.get("azimuth_deg") is not None else None}
+        rows[name] = row | {"azimuth": azimuth if row.get("azimuth_deg") is not None else None}
     return rows
 
 

@@ -7,7 +7,6 @@ goes on where they were.
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import io
 import math
@@ -16,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 from threading import Lock
@@ -26,6 +26,7 @@ import torch
 from dualspec.audio.azimuth import check_azimuth_deg, circular_error_deg
 from dualspec.evaluation import spatial_metrics
 from dualspec.evaluation.clips import Clip
+from dualspec.files import lock, read_bytes
 from dualspec.hearing.proof import front_back_confused
 
 
@@ -55,6 +56,7 @@ class Answer:
         return {True: "yes", False: "no", None: ""}[front_back_confused(self.asked_deg, self.answered_deg)]
 
 
+MAX_RESULTS_BYTES = 1 << 26  # about a quarter of a million answers
 FIELDS = tuple(field.name for field in fields(Answer))
 COLUMNS = (*FIELDS[:6], "error_deg", "front_back_confused", *FIELDS[6:])
 _TYPES: dict[str, Callable[[str], Any]] = {"trial": int, "num_plays": int, "response_s": float}
@@ -68,16 +70,19 @@ def read_answers(path: Path) -> list[Answer]:
         FileNotFoundError: there is no such file.
         ValueError: its head or a line is another; the line is named.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file, strict=True)
-        try:
-            if tuple(next(rows, ())) != COLUMNS:
-                raise ValueError(f"columns must be {','.join(COLUMNS)}, got others")
-            return [_answer(row) for row in rows]
-        except (ValueError, csv.Error) as error:
-            raise ValueError(
-                f"{path}:{rows.line_num} must be a line of a listening test, got: {error}; correct it"
-            ) from error
+    return _parsed(path, read_bytes(path, max_bytes=MAX_RESULTS_BYTES))
+
+
+def _parsed(path: Path, content: bytes) -> list[Answer]:
+    rows = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=""), strict=True)
+    try:
+        if tuple(next(rows, ())) != COLUMNS:
+            raise ValueError(f"columns must be {','.join(COLUMNS)}, got others")
+        return [_answer(row) for row in rows]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{path}:{max(1, rows.line_num)} must be a line of a listening test, got: {error}; correct it"
+        ) from error
 
 
 def _answer(row: list[str]) -> Answer:
@@ -120,23 +125,52 @@ class Results:
 def open_results(path: Path) -> Iterator[Results]:
     """Open or begin a results file; a last line that a crash left unfinished is dropped, for its clip is heard again.
 
+    Nothing is written before all that stands there is known to be a table of answers: any other file stays as it is.
+
     Raises:
         BlockingIOError: another process extends it.
         ValueError: it holds something else.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(f"results must be a file, got {path}, a folder or device; choose another name")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(f"results must be free, got {path}, which another process extends") from None
-        content = path.read_bytes()
-        os.ftruncate(descriptor, content.rfind(b"\n") + 1)
-        if b"\n" not in content:
-            os.write(descriptor, _line(COLUMNS))
-        yield Results(descriptor, read_answers(path))
+        if not lock(descriptor):
+            raise BlockingIOError(f"results must be free, got {path}, which another process extends")
+        answers = _mended(descriptor, path)
+        yield Results(descriptor, answers)
     finally:
         os.close(descriptor)
+
+
+def _mended(descriptor: int, path: Path) -> list[Answer]:
+    """Read an open results file, and bring its end to the end of a line."""
+    content = read_bytes(path, max_bytes=MAX_RESULTS_BYTES)
+    if _line(COLUMNS).startswith(content):  # new, or stopped while it was begun
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, _line(COLUMNS))
+        return []
+    end = content.rfind(b"\n") + 1
+    answers = _parsed(path, content[:end])
+    if end < len(content):
+        try:
+            (last,) = _parsed(path, _line(COLUMNS) + content[end:])
+        except ValueError:
+            last = None
+        if last is not None and _has_zone(last.answered_at):  # all but its end is there, as some editors leave it
+            os.write(descriptor, b"\n")
+            answers.append(last)
+        else:
+            os.ftruncate(descriptor, end)
+    return answers
+
+
+def _has_zone(time: str) -> bool:
+    """Tell whether a time, the last of an answer's fields, is there to its end."""
+    try:
+        return datetime.fromisoformat(time).utcoffset() is not None
+    except ValueError:
+        return False
 
 
 def draw_order(clips: Sequence[Clip], listener: str, *, seed: int, num: int | None = None) -> list[Clip]:

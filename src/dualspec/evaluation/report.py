@@ -22,8 +22,10 @@ from dualspec.evaluation.figures import confusion_figure, cue_figure
 from dualspec.evaluation.measure import Cache, Measurer, measure
 from dualspec.evaluation.probe import LoadedProbe
 from dualspec.evaluation.quality import quality, rounded
-from dualspec.files import write_text_atomic
+from dualspec.files import read_json, write_text_atomic
 from dualspec.hearing.cues import CUES, InterauralCues
+
+MAX_RESULT_BYTES = 1 << 24
 
 FORMAT_VERSION = 1
 
@@ -182,14 +184,41 @@ def _localized(
 
 def write_judgement(folder: Path, result: dict[str, Any]) -> None:
     """Write result.json, result.md, clips.csv (every clip's scores) and the figures into a folder that exists."""
-    write_clip_scores(folder / "clips.csv", result["clips"])
+    scores = result["clips"]
     result = {name: value for name, value in result.items() if name != "clips"}
     write_text_atomic(folder / "result.json", json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
     write_text_atomic(folder / "result.md", markdown(result) + "\n")
+    write_clip_scores(folder / "clips.csv", scores)
     if result.get("rows"):
         cue_figure(result["rows"], folder / "cues.png")
     if result.get("confusion"):
         confusion_figure(result["confusion"], folder / "confusion.png")
+
+
+def check_judgement(folder: Path) -> None:
+    """Refuse a folder whose files a judgement would replace though no judgement wrote them.
+
+    Raises:
+        ValueError: there is one; it is named.
+    """
+    try:
+        found = read_json(folder / "result.json", max_bytes=MAX_RESULT_BYTES)
+    except (FileNotFoundError, ValueError):
+        found = None
+    if is_judgement(found):
+        return
+    for name in ("result.json", "result.md", "clips.csv"):
+        if (folder / name).exists():
+            raise ValueError(
+                f"output must leave {folder / name} alone, got a file that is no result; choose another folder"
+            )
+
+
+def is_judgement(data: Any) -> bool:
+    """Tell a parsed result.json from any other JSON."""
+    return (
+        isinstance(data, dict) and data.get("format_version") == 1 and {"source", "quality", "num_clips"} <= set(data)
+    )
 
 
 def markdown(result: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from dualspec.evaluation.paper_tables import NAMES, NUM_TEST_CLIPS, QUALITY, TABLE_1, TABLE_2, TABLE_3, VAE_NAMES
-from dualspec.evaluation.report import table
+from dualspec.evaluation.report import MAX_RESULT_BYTES, is_judgement, table
 from dualspec.evaluation.spatial_metrics import azimuth_accuracy
 from dualspec.files import read_json, sha256_of
 
@@ -113,12 +113,8 @@ def read_results(folder: Path) -> list[Result]:
         raise FileNotFoundError(f"no folder of results {folder}; make one by `dualspec evaluate ... -o {folder}/NAME`")
     results = []
     for path in sorted([*folder.glob("*/result.json"), *folder.glob("*.json")]):
-        data = read_json(path, max_bytes=1 << 24)
-        if (
-            not isinstance(data, dict)
-            or data.get("format_version") != 1
-            or not {"source", "quality", "num_clips"} <= set(data)
-        ):
+        data = read_json(path, max_bytes=MAX_RESULT_BYTES)
+        if not is_judgement(data):
             raise ValueError(f"{path} must be a result of `dualspec evaluate`, got another file; judge the clips again")
         results.append(Result(name=path.parent.name if path.name == "result.json" else path.stem, data=data))
     return results

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from dualspec.files import sha256_of, write_text_atomic
+from dualspec.files import sha256_of, whole_folder, write_text_atomic
 from dualspec.importers.published import match, part_config, part_tensors, shared_names
 from dualspec.text.encoder import TextEncoderConfig, build_text_encoder
 
@@ -50,9 +50,7 @@ def import_t5(source: Path, target: Path, notes: dict[str, Any]) -> tuple[int, i
     found = match(model.state_dict(), kept, source, tied=shared_names(model))
     if "encoder.embed_tokens.weight" in found:  # the other name of shared.weight
         found["shared.weight"] = found.pop("encoder.embed_tokens.weight")
-    temporary = target.with_name(f".tmp-{target.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with whole_folder(target) as temporary:
         config.save_pretrained(temporary)
         save_file(found, temporary / "model.safetensors", metadata={"format": "pt"})
         for name in TOKENIZER_NAMES:
@@ -61,7 +59,4 @@ def import_t5(source: Path, target: Path, notes: dict[str, Any]) -> tuple[int, i
         facts = notes | {"files": {path.name: sha256_of(path) for path in files}}
         write_text_atomic(temporary / NOTES_NAME, json.dumps(facts, indent=2) + "\n")
         build_text_encoder(TextEncoderConfig(kind="t5", name_or_path=str(temporary)))
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return len(kept), len(state) - len(kept)

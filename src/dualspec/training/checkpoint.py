@@ -6,7 +6,6 @@ and renamed. All random numbers are functions of (seed, step), so no generator s
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dualspec.files import read_json, sha256_of
+from dualspec.files import read_json, sha256_of, temporary_in
 from dualspec.training.weights import replace_folder, write_tensors
 
 STATE_NAME = "state.json"
@@ -47,10 +46,8 @@ def save_checkpoint(
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise ValueError(f"state must be finite, got NaN or infinity in {name} of {stem}; resume from before")
     folder = runs_folder / f"step-{step:08d}"
-    temporary = runs_folder / f".tmp-{folder.name}-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    runs_folder.mkdir(parents=True, exist_ok=True)
+    with temporary_in(runs_folder) as temporary:
         hashes = {}
         for stem, values in tensors.items():
             hashes[f"{stem}.safetensors"] = write_tensors(temporary / f"{stem}.safetensors", values)
@@ -58,8 +55,6 @@ def save_checkpoint(
         document["sha256"] = _digest(document)
         (temporary / STATE_NAME).write_text(json.dumps(document, indent=1), encoding="utf-8")
         replace_folder(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     # a newer one is a damaged one that was passed over: it does not count as kept
     for old in [path for path in list_checkpoints(runs_folder) if path <= folder][:-keep]:
         shutil.rmtree(old)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dualspec.memory import memory_watched
 from dualspec.training.checkpoint import newest_checkpoint, save_checkpoint
 from dualspec.training.processes import Processes
+from dualspec.training.run_lock import LOG_NAME, end_of_log
 from dualspec.training.signals import signals_noted
 from dualspec.training.task import Batch, Phase, StepRandom, Task, global_batch
 from dualspec.training.trained_phase import TrainedPhase
@@ -331,10 +332,9 @@ class Trainer:
             from torch.utils.tensorboard import SummaryWriter
 
             self.writer = SummaryWriter(str(self.folder / "tensorboard"))
-        with (self.folder / "log.jsonl").open("a+b") as log:  # a killed run may have left half a line
-            log.seek(0)
-            log.truncate(log.read().rfind(b"\n") + 1)
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as self._log_file:
+        end = end_of_log(self.folder)
+        with (self.folder / LOG_NAME).open("a", encoding="utf-8") as self._log_file:
+            self._log_file.truncate(end)
             try:
                 yield
             finally:

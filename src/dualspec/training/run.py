@@ -25,7 +25,7 @@ from dualspec.training.diffusion_task import DiffusionTask, DiffusionTaskConfig
 from dualspec.training.localizer_task import LocalizerTask, LocalizerTaskConfig
 from dualspec.training.loop import LoopConfig, RunState, Trainer
 from dualspec.training.processes import Processes
-from dualspec.training.run_lock import holds_run, run_lock
+from dualspec.training.run_lock import LOG_NAME, end_of_log, holds_run, run_lock
 from dualspec.training.task import BinauralSource, Task
 from dualspec.training.vae_task import VaeTask, VaeTaskConfig
 from dualspec.training.vocoder_task import VocoderTask, VocoderTaskConfig
@@ -282,7 +282,8 @@ def _keep_settings(
         remove_leftovers(folder)
         remove_leftovers(folder / "checkpoints")
         if not holds_run(folder):
-            (folder / "log.jsonl").unlink(missing_ok=True)  # of an attempt that left no checkpoint
+            end_of_log(folder)
+            (folder / LOG_NAME).unlink(missing_ok=True)  # of an attempt that left no checkpoint
         save_json(config, folder / "task.json")
         save_json(loop, folder / "loop.json")
         if heads:

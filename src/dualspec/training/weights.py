@@ -4,9 +4,11 @@ A folder is complete or absent: it is written under a temporary name and renamed
 """
 
 import json
-import os
+import re
+import secrets
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +20,8 @@ from torch import Tensor, nn
 
 from dualspec.arithmetic import own_arithmetic
 from dualspec.config import from_dict, to_dict
-from dualspec.files import sha256_of, sync
+from dualspec.files import held, sha256_of, sync, temporary_in
+from dualspec.files import remove_leftovers as remove_temporaries
 from dualspec.training.weights_folder import CONFIG_NAME, FORMAT_VERSION, checked_files, read_document, read_notes
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 MAX_SHARD_BYTES = 15 * 2**20
+_OUTGOING = ".old-dualspec-"
 
 
 def save_weights(
@@ -84,10 +88,8 @@ def save_state(
         raise FileExistsError(
             f"weights must go to a new folder or replace whole ones of dualspec alone, got {folder}; name another"
         )
-    temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_in(folder.parent) as temporary:
         files = {}
         shards = _shards(state)
         for index, shard in enumerate(shards):
@@ -99,8 +101,6 @@ def save_state(
         document |= {"files": files, "notes": notes or {}}
         (temporary / CONFIG_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         replace_folder(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _is_ours(folder: Path) -> bool:
@@ -131,12 +131,12 @@ def replace_folder(temporary: Path, folder: Path) -> None:
     for path in (*temporary.iterdir(), temporary):
         sync(path)
     if folder.exists():
-        outgoing = folder.with_name(f".old-{folder.name}-{os.getpid()}")
-        shutil.rmtree(outgoing, ignore_errors=True)
-        folder.rename(outgoing)
-        temporary.rename(folder)
-        sync(folder.parent)
-        shutil.rmtree(outgoing)
+        outgoing = folder.with_name(f"{_OUTGOING}{folder.name}-{secrets.token_hex(8)}")
+        with held(folder):
+            folder.rename(outgoing)
+            temporary.rename(folder)
+            sync(folder.parent)
+            shutil.rmtree(outgoing)
     else:
         temporary.rename(folder)
         sync(folder.parent)
@@ -158,10 +158,16 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed writer of folders left here; only the holder of the run may do it."""
-    for pattern in (".tmp-*", ".old-*"):
-        for path in folder.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
+    """Remove what a killed writer of folders left here; what it had moved aside comes back where its place is empty."""
+    remove_temporaries(folder)
+    for path in folder.glob(f"{_OUTGOING}*"):
+        match = re.fullmatch(rf"{re.escape(_OUTGOING)}(.+)-[0-9a-f]{{16}}", path.name)
+        if match is not None and path.is_dir():
+            with suppress(BlockingIOError), held(path):
+                if (folder / match[1]).exists():
+                    shutil.rmtree(path)
+                else:
+                    path.rename(folder / match[1])
 
 
 def read_config(folder: str | Path, config_types: dict[str, type]) -> Any:
