@@ -21,8 +21,10 @@ CONTAINERS = {
 """Containers, as libsndfile calls them, that each suffix may stand for."""
 READABLE_SUFFIXES = tuple(CONTAINERS)
 """Sound that can be read."""
-OTHER_SUFFIXES = (".aac", ".amr", ".ape", ".au", ".caf", ".m4a", ".mp2", ".pcm", ".raw", ".snd", ".voc", ".w64")
-OTHER_SUFFIXES += (".wma", ".wv")
+OTHER_SUFFIXES = (
+    *(".aac", ".amr", ".ape", ".au", ".caf", ".m4a", ".mp2"),
+    *(".pcm", ".raw", ".snd", ".voc", ".w64", ".wma", ".wv"),
+)
 """Sound that cannot be read: refused with its reason, and never passed over."""
 CLIP_SUFFIXES = (".wav", ".flac")
 """Sound that is written here."""
