@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 METER_RATE = 48_000  # Hz; the rate for which ITU-R BS.1770 gives its weighting filter
 BLOCK_S = 0.4
 """A measuring block of ITU-R BS.1770; a shorter sound is measured as one block that ends in silence."""
+PART_S = 60
+"""Longer sounds are measured in parts, so that no more than one is held at the meter's rates."""
 CEILING_DBTP = -1.0
 """Highest true peak that a gain may lead to (EBU R 128)."""
 MIN_LUFS, MAX_LUFS = -70.0, -5.0
@@ -43,6 +46,15 @@ def integrated_loudness(waveform: Tensor, sample_rate: int) -> float | None:
 
     Recommendation ITU-R BS.1770-4.
     """
+    if waveform.shape[-1] <= PART_S * sample_rate:
+        loudness, _ = _measure(waveform, sample_rate)
+    else:
+        loudness = _gated(np.concatenate([*_block_loudness(waveform, sample_rate)]))
+    return loudness if math.isfinite(loudness) else None
+
+
+def _measure(waveform: Tensor, sample_rate: int) -> tuple[float, np.ndarray]:
+    """Measure the loudness of a waveform (C, S), LUFS, and that of its blocks."""
     from pyloudnorm import Meter
 
     samples = resample(waveform, sample_rate, METER_RATE).double().numpy().T
@@ -50,8 +62,33 @@ def integrated_loudness(waveform: Tensor, sample_rate: int) -> float | None:
     if len(samples) < block:
         samples = np.pad(samples, ((0, block - len(samples)), (0, 0)))
     whole = len(samples) - (len(samples) - block) % step
-    loudness = float(Meter(METER_RATE, filter_class="DeMan").integrated_loudness(samples[:whole]))
-    return loudness if math.isfinite(loudness) else None
+    meter = Meter(METER_RATE, filter_class="DeMan")
+    return float(meter.integrated_loudness(samples[:whole])), np.array(meter.blockwise_loudness)
+
+
+def _block_loudness(waveform: Tensor, sample_rate: int) -> Iterator[np.ndarray]:
+    """Yield the loudness of all blocks part by part, LUFS; a second before each part lets the filters settle."""
+    for start, part in _parts(waveform, sample_rate):
+        if part.shape[-1] >= BLOCK_S * sample_rate:
+            first = 10 * start  # there are ten blocks a second
+            yield _measure(part, sample_rate)[1][first : first + 10 * PART_S]
+
+
+def _parts(waveform: Tensor, sample_rate: int) -> Iterator[tuple[int, Tensor]]:
+    """Cut a long waveform (C, S) into parts of a minute; yield the seconds before each, and it with a second around."""
+    for start in range(0, waveform.shape[-1], PART_S * sample_rate):
+        before = sample_rate if start else 0
+        yield before // sample_rate, waveform[:, start - before : start + (PART_S + 1) * sample_rate]
+
+
+def _gated(loudness: np.ndarray) -> float:
+    """Put the loudness of blocks together, LUFS. ITU-R BS.1770-4, equations 5 to 7."""
+    loudness = loudness[loudness >= MIN_LUFS]
+    if not len(loudness):
+        return -math.inf
+    power = 10 ** (loudness / 10)
+    power = power[loudness > 10 * math.log10(power.mean()) - 10]
+    return 10 * math.log10(power.mean())
 
 
 def true_peak_db(waveform: Tensor, sample_rate: int) -> float:
@@ -59,8 +96,12 @@ def true_peak_db(waveform: Tensor, sample_rate: int) -> float:
 
     Recommendation ITU-R BS.1770-4, annex 2.
     """
-    fine = resample(waveform, sample_rate, sample_rate * max(1, -(-4 * METER_RATE // sample_rate)))
-    return 20 * math.log10(max(float(fine.abs().max()), float(waveform.abs().max())))
+    factor, peak = max(1, -(-4 * METER_RATE // sample_rate)), float(waveform.abs().max())
+    for before, part in _parts(waveform, sample_rate):
+        fine = resample(part, sample_rate, factor * sample_rate)
+        first = before * factor * sample_rate
+        peak = max(peak, float(fine[:, first : first + PART_S * factor * sample_rate].abs().max()))
+    return 20 * math.log10(peak)
 
 
 def bring_to_loudness(waveform: Tensor, sample_rate: int, target_lufs: float) -> tuple[Tensor, dict[str, Any]]:
