@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dualspec.config import from_dict, load_json, save_json
-from dualspec.files import read_json, write_text_atomic
+from dualspec.files import read_json, read_text, write_text_atomic
 from dualspec.hearing.proof import HeadCues
 from dualspec.text.location_words import LocationWords
 from dualspec.training.weights_folder import read_document, read_hashes, read_notes
@@ -110,9 +110,13 @@ def write_head(folder: Path, head: HeadCues | None) -> None:
 
 
 def read_events(folder: Path) -> list[str]:
-    """Return the labels that a model was trained on, the commonest first; none where the folder does not say."""
+    """Return the labels that a model was trained on, the commonest first; none where the folder does not say.
+
+    Raises:
+        ValueError: the list is too large or no UTF-8.
+    """
     path = folder / EVENTS_NAME
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return read_text(path).splitlines() if path.is_file() else []
 
 
 def write_events(folder: Path, events: Sequence[str]) -> None:

@@ -31,7 +31,7 @@ from dualspec.bundle import (
 from dualspec.config import override
 from dualspec.diffusion.variant import VariantConfig
 from dualspec.evaluation.probe import LoadedProbe, Probe, ProbeConfig
-from dualspec.files import check_new, whole_folder, write_text_atomic
+from dualspec.files import check_new, read_text, whole_folder, write_text_atomic
 from dualspec.hearing.localizer import Localizer, LocalizerConfig
 from dualspec.hearing.proof import DirectionJudge, HeadCues
 from dualspec.latents.vae import VaeConfig
@@ -64,6 +64,7 @@ __all__ = [
 CARD_NAME = "README.md"
 CREDITS_NAME = "CREDITS.tsv"
 DOCUMENTS = (CARD_NAME, CREDITS_NAME)
+_MAX_DOCUMENT_BYTES = 64 * 2**20
 HUB_FILES = ["*.json", "*.safetensors", EVENTS_NAME, *DOCUMENTS]
 VOCODER_CONFIGS: dict[str, type] = {
     "HifiGanConfig": HifiGanConfig,
@@ -200,9 +201,13 @@ def find_model(name_or_folder: str | Path, *, revision: str | None = None, local
 
 
 def read_documents(folder: Path) -> dict[str, str]:
-    """Return the card and the credits of a model, by file name."""
+    """Return the card and the credits of a model, by file name.
+
+    Raises:
+        ValueError: one is too large or no UTF-8.
+    """
     found = [folder / name for name in DOCUMENTS if (folder / name).is_file()]
-    return {path.name: path.read_text(encoding="utf-8") for path in found}
+    return {path.name: read_text(path, max_bytes=_MAX_DOCUMENT_BYTES) for path in found}
 
 
 def write_documents(

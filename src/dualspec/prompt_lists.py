@@ -14,7 +14,7 @@ from dualspec.audio.azimuth import NUM_SECTORS, azimuth_name, check_azimuth_deg,
 from dualspec.audio.suffixes import CLIP_SUFFIXES
 from dualspec.data.manifest import Split, json_lines
 from dualspec.data.selection import draw_pairs, split_rows
-from dualspec.files import parse_json, read_json, write_text_atomic
+from dualspec.files import parse_json, read_json, read_text, write_text_atomic
 from dualspec.text.lexicon import LexiconSplit, LocationStyle, num_directions
 from dualspec.text.location_parser import clean_text
 from dualspec.text.prompts import ParsedPrompt, blank_location, draw_location_style, parse_prompt, prompt_for
@@ -158,15 +158,8 @@ def read_prompt_file(
         FileNotFoundError: there is no such file.
         ValueError: the file is no UTF-8 text, too large or empty, or a line is no usable prompt; it is named.
     """
-    data = path.read_bytes()[: MAX_PROMPT_FILE_BYTES + 1]
-    if len(data) > MAX_PROMPT_FILE_BYTES:
-        raise ValueError(f"{path} must be at most {MAX_PROMPT_FILE_BYTES} bytes, got more; split it")
-    try:
-        lines = data.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be UTF-8 text, got other bytes ({error}); save it as UTF-8") from error
     prompts = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path, max_bytes=MAX_PROMPT_FILE_BYTES).splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +13,8 @@ from dualspec.audio.hrir import HrirMethod, HrirSet
 
 BLOCK_RATIO = 12
 """FFT block length over HRIR length, before rounding up to a power of two."""
+SAMPLES_AT_ONCE = 2**20
+"""Longer clips are transformed in parts of so many samples each."""
 
 
 def render(waveform: Tensor, hrirs: Tensor) -> Tensor:
@@ -35,8 +39,7 @@ def render(waveform: Tensor, hrirs: Tensor) -> Tensor:
             f"hrirs must hold one pair per clip, got {len(hrirs)} pairs for {len(waveform)} clips; "
             "use render_directions() for every direction of every clip"
         )
-    blocks, responses, block_size = _spectra(waveform, hrirs)
-    return _overlap_save(blocks[:, None] * responses[:, :, None], block_size, hrirs.shape[-1], waveform.shape[-1])
+    return _overlap_save(waveform, hrirs, lambda blocks, responses: blocks[:, None] * responses[:, :, None])
 
 
 def render_directions(waveform: Tensor, hrirs: Tensor) -> Tensor:
@@ -54,9 +57,7 @@ def render_directions(waveform: Tensor, hrirs: Tensor) -> Tensor:
     """
     _check_waveform(waveform)
     _check_hrirs(hrirs)
-    blocks, responses, block_size = _spectra(waveform, hrirs)
-    product = blocks[:, None, None] * responses[:, :, None]
-    return _overlap_save(product, block_size, hrirs.shape[-1], waveform.shape[-1])
+    return _overlap_save(waveform, hrirs, lambda blocks, responses: blocks[:, None, None] * responses[:, :, None])
 
 
 def normalize_peak(waveform: Tensor, peak: float = 0.5) -> Tensor:
@@ -78,8 +79,9 @@ def normalize_peak(waveform: Tensor, peak: float = 0.5) -> Tensor:
         raise ValueError(f"waveform must have shape (..., C, S), got {tuple(waveform.shape)}; add a channel axis")
     if waveform.numel() == 0:
         return waveform
-    largest = waveform.abs().amax(dim=(-2, -1), keepdim=True)
-    return torch.where(largest > 0, waveform / torch.where(largest > 0, largest, 1.0) * peak, waveform)
+    dims = (-2, -1)
+    largest = torch.maximum(waveform.amax(dim=dims, keepdim=True), -waveform.amin(dim=dims, keepdim=True))
+    return waveform / torch.where(largest > 0, largest, 1.0) * peak
 
 
 def spatialize(
@@ -123,11 +125,19 @@ def spatialize(
     return ears if peak is None else normalize_peak(ears, peak)
 
 
-def _spectra(waveform: Tensor, hrirs: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Transform clips in overlapping blocks, (B, blocks, F), and head responses, (A, 2, F); also give the block size.
+def _overlap_save(waveform: Tensor, hrirs: Tensor, multiply: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Convolve clips (B, S) in overlapping blocks, and join what no wrap-around touched.
 
     Blocks of about twelve response lengths stay in the processor's cache: one transform of a whole 5 s clip takes
-    three times as long on a CPU.
+    three times as long on a CPU. Long recordings go through in parts, so that only the result is as long as they are.
+
+    Args:
+        waveform: (B, S).
+        hrirs: (A, 2, K).
+        multiply: block spectra (B, blocks, F) and responses (A, 2, F) → (..., blocks, F).
+
+    Returns:
+        (..., S).
     """
     num_samples, num_taps = waveform.shape[-1], hrirs.shape[-1]
     block_size = _power_of_two(max(2, min(BLOCK_RATIO * num_taps, num_samples + num_taps - 1)))
@@ -135,14 +145,13 @@ def _spectra(waveform: Tensor, hrirs: Tensor) -> tuple[Tensor, Tensor, int]:
     num_blocks = -(-num_samples // hop)
     common = torch.promote_types(torch.promote_types(waveform.dtype, hrirs.dtype), torch.float32)
     padded = F.pad(waveform.to(common), (num_taps - 1, num_blocks * hop - num_samples))
-    blocks = torch.fft.rfft(padded.unfold(-1, block_size, hop))
-    return blocks, torch.fft.rfft(hrirs.to(common), n=block_size), block_size
-
-
-def _overlap_save(product: Tensor, block_size: int, num_taps: int, num_samples: int) -> Tensor:
-    """Transform block products (..., blocks, F) back and join what no wrap-around touched, (..., S)."""
-    valid = torch.fft.irfft(product, n=block_size)[..., num_taps - 1 :]
-    return valid.flatten(-2)[..., :num_samples]
+    responses = torch.fft.rfft(hrirs.to(common), n=block_size)
+    at_once = max(1, SAMPLES_AT_ONCE // block_size)
+    parts = []
+    for blocks in padded.unfold(-1, block_size, hop).split(at_once, dim=-2):
+        valid = torch.fft.irfft(multiply(torch.fft.rfft(blocks), responses), n=block_size)[..., num_taps - 1 :]
+        parts.append(valid.flatten(-2))
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1))[..., :num_samples]
 
 
 def _power_of_two(size: int) -> int:

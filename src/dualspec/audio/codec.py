@@ -15,7 +15,7 @@ import soundfile
 
 from dualspec.audio.audio_file import AudioFileError
 from dualspec.audio.waveform import OPUS_RATES, crop_or_pad, from_pcm16, to_pcm16
-from dualspec.files import atomic_path
+from dualspec.files import atomic_path, read_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,7 @@ _CODECS: dict[str, tuple[int, int, dict[str, str]]] = {  # range of libsndfile's
     "opus": (6_000, 256_000, {"format": "OGG", "subtype": "OPUS"}),
     "mp3": (8_000, 160_000, {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT"}),
 }
+_MAX_SHARD_BYTES = 2**30
 _FIRST_PAGE = b"OggS\0\2"
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -124,7 +125,7 @@ class OpusReader:
             AudioFileError: (a ValueError) it does not begin with an Opus stream of one channel.
         """
         self.path = Path(path)
-        self._data = self.path.read_bytes()
+        self._data = read_bytes(self.path, max_bytes=_MAX_SHARD_BYTES)
         head = self._data[28:44]
         if self._data[:6] != _FIRST_PAGE or head[:8] != b"OpusHead" or head[9] != 1:
             raise AudioFileError("unreadable", f"{path} must be a file of mono Opus clips, got another; pack it again")

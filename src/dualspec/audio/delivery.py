@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ _DECAY = METER_RATE
 GATE_LUFS, RELATIVE_GATE_LU = -70.0, -10.0
 BLOCK_S = 0.4
 """A measuring block of ITU-R BS.1770; a shorter sound is measured as one block that ends in silence."""
+PART_S = 60
+"""Longer sounds are measured in parts, so that no more than one is held at the meter's rates."""
 CEILING_DBTP = -1.0
 """Highest true peak that a gain may lead to (EBU R 128)."""
 DELIVERY_LUFS = -23.0
@@ -54,16 +57,31 @@ def integrated_loudness(waveform: Sound, sample_rate: int) -> float | None:
 
     Recommendation ITU-R BS.1770-4.
     """
-    samples: np.ndarray = np.asarray(resample(waveform, sample_rate, METER_RATE), dtype=np.float64)
     block, step = round(BLOCK_S * METER_RATE), round(BLOCK_S * METER_RATE / 4)
-    samples = np.pad(samples, ((0, 0), (0, max(0, block - samples.shape[-1]))))
-    energy = np.square(_k_weighted(samples)).sum(0)
-    steps = energy[: len(energy) // step * step].reshape(-1, step).sum(1)
+    energy = [_weighted_energy(part, before, sample_rate) for before, part in _parts(waveform, sample_rate)]
+    steps = np.concatenate([part[: len(part) // step * step].reshape(-1, step).sum(1) for part in energy])
     power = np.convolve(steps, np.ones(block // step), mode="valid") / block
     loud = power[_lufs(power) > GATE_LUFS]
     if not len(loud):
         return None
     return float(_lufs(loud[_lufs(loud) > _lufs(loud.mean()) + RELATIVE_GATE_LU].mean()))
+
+
+def _parts(waveform: Sound, sample_rate: int) -> Iterator[tuple[int, Sound]]:
+    """Cut a waveform (C, S) into parts of a minute; yield the seconds before each, and it with a second around."""
+    for start in range(0, waveform.shape[-1], PART_S * sample_rate):
+        before = sample_rate if start else 0
+        yield before // sample_rate, waveform[:, start - before : start + (PART_S + 1) * sample_rate]
+
+
+def _weighted_energy(part: Sound, before: int, sample_rate: int) -> np.ndarray:
+    """Return the weighted energy (S,) at 48 kHz of a part without the second before and after it, a block at least."""
+    samples: np.ndarray = np.asarray(resample(part, sample_rate, METER_RATE), dtype=np.float64)
+    missing = round(BLOCK_S * METER_RATE) - samples.shape[-1]
+    samples = np.pad(samples, ((0, 0), (0, 0 if before else max(0, missing))))
+    first = before * METER_RATE
+    energy: np.ndarray = np.square(_k_weighted(samples)).sum(0)
+    return energy[first : first + PART_S * METER_RATE]
 
 
 def _k_weighted(samples: np.ndarray) -> np.ndarray:
@@ -85,8 +103,12 @@ def true_peak_db(waveform: Sound, sample_rate: int) -> float:
 
     Recommendation ITU-R BS.1770-4, annex 2.
     """
-    fine: Any = resample(waveform, sample_rate, sample_rate * max(1, -(-4 * METER_RATE // sample_rate)))
-    return 20 * math.log10(max(float(abs(fine).max()), float(abs(waveform).max())))
+    factor, peak = max(1, -(-4 * METER_RATE // sample_rate)), float(abs(waveform).max())
+    for before, part in _parts(waveform, sample_rate):
+        fine: Any = resample(part, sample_rate, factor * sample_rate)
+        first = before * factor * sample_rate
+        peak = max(peak, float(abs(fine[:, first : first + PART_S * factor * sample_rate]).max()))
+    return 20 * math.log10(peak)
 
 
 def bring_to_loudness(waveform: Sound, sample_rate: int, target_lufs: float) -> tuple[Sound, dict[str, Any]]:

@@ -5,11 +5,12 @@ Together with `audio_file`, which opens and checks, the only place that touches 
 
 from __future__ import annotations
 
+import math
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import soundfile
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PCM16_SCALE = 32_768.0
+_FRAMES_AT_ONCE = 2**20
 Subtype = Literal["PCM_16", "PCM_24", "FLOAT"]
 Sound = TypeVar("Sound", "Tensor", np.ndarray)
 
@@ -136,12 +138,13 @@ def write_waveform(
         raise ValueError(f"waveform must be (C, S) and not empty, got {tuple(waveform.shape)}; add the channel axis")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another name or pass overwrite=True")
-    gain, samples = 1.0, waveform if isinstance(waveform, np.ndarray) else waveform.detach().cpu().numpy()
-    if samples.dtype != np.int16:
-        samples, gain = _fit_to_full_scale(samples.astype(np.float64), clip)
-    data = _to_storage(samples, subtype_name)
-    _write_atomic(path, data, sample_rate, file_format, subtype_name)
-    return gain
+    samples = waveform if isinstance(waveform, np.ndarray) else waveform.detach().cpu().numpy()
+    peak = 1.0 if samples.dtype == np.int16 else _peak_to_divide_by(samples, clip)
+    kind: dict[str, Any] = {"subtype": subtype_name, "format": file_format}
+    with whole_file(path) as file, soundfile.SoundFile(file, "w", sample_rate, len(samples), **kind) as target:
+        for start in range(0, samples.shape[1], _FRAMES_AT_ONCE):
+            target.write(_to_storage(samples[:, start : start + _FRAMES_AT_ONCE], subtype_name, peak))
+    return 1.0 / peak
 
 
 def resample(waveform: Sound, from_rate: int, to_rate: int) -> Sound:
@@ -333,32 +336,30 @@ def _output_format(path: Path, subtype: Subtype | None, sample_rate: int) -> tup
     return file_format, subtype or "PCM_16"
 
 
-def _fit_to_full_scale(samples: np.ndarray, clip: Literal["refuse", "scale"]) -> tuple[np.ndarray, float]:
-    if not np.isfinite(samples).all():
+def _peak_to_divide_by(samples: np.ndarray, clip: Literal["refuse", "scale"]) -> float:
+    peak = max(float(samples.max()), -float(samples.min()))  # NaN is neither, and no comparison holds for it
+    if not math.isfinite(peak):
         raise ValueError("waveform must be finite, got NaN or infinity; nothing was written")
-    if (peak := float(np.abs(samples).max())) <= 1.0:
-        return samples, 1.0
+    if peak <= 1.0:
+        return 1.0
     if clip != "scale":
         raise ValueError(f"waveform must lie in [-1, 1], got a peak of {peak:.4g}; lower it or pass clip='scale'")
     warnings.warn(
         f"waveform peak {peak:.4g} lies beyond full scale; all channels scaled by {1 / peak:.4g}", stacklevel=3
     )
-    return (samples / peak).clip(-1.0, 1.0), 1.0 / peak
+    return peak
 
 
-def _to_storage(samples: np.ndarray, subtype: str) -> np.ndarray:
-    """(C, S) to the (S, C) array whose integers the file will hold."""
+def _to_storage(samples: np.ndarray, subtype: str, peak: float) -> np.ndarray:
+    """(C, S) to the (S, C) array whose integers the file will hold; `peak` becomes full scale."""
     if samples.dtype == np.int16:
         if subtype not in ("PCM_16", "OPUS"):
             raise ValueError(f"subtype must be PCM_16 for int16 samples, got {subtype!r}; pass a float waveform")
         return samples.T
+    samples = samples.astype(np.float64)
+    samples = samples if peak == 1.0 else (samples / peak).clip(-1.0, 1.0)
     if subtype == "PCM_16":
         return (samples * PCM16_SCALE).round().clip(-PCM16_SCALE, PCM16_SCALE - 1).astype(np.int16).T
     if subtype == "PCM_24":
         return ((samples * 2**23).round().clip(-(2**23), 2**23 - 1) * 256).astype(np.int32).T
     return samples.astype(np.float32).T
-
-
-def _write_atomic(path: Path, data: np.ndarray, sample_rate: int, file_format: str, subtype: str) -> None:
-    with whole_file(path) as file:
-        soundfile.write(file, data, sample_rate, subtype=subtype, format=file_format)

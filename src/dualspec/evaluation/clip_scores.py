@@ -15,7 +15,7 @@ from dualspec.audio.hrir import HrirSet
 from dualspec.evaluation import distribution_metrics
 from dualspec.evaluation.clips import Clip
 from dualspec.evaluation.measure import EMBEDDER, Cache, Measurer, pair_sha256
-from dualspec.files import write_text_atomic
+from dualspec.files import read_lines, write_text_atomic
 from dualspec.hearing.cues import CUES, InterauralCues, cue_errors
 from dualspec.hearing.proof import measure_head
 
@@ -24,6 +24,7 @@ COLUMNS = (
     *("itd_us", "ild_db", "coherence", "itd_error_us", "ild_error_db", "psnr_db", "ssim", "kl"),
 )
 """PSNR, SSIM and KL are means of both ears (compat: the left one); a cell that could not be measured is empty."""
+_WORDS = ("file", "event", "style")
 
 
 class View:
@@ -138,16 +139,19 @@ def read_clip_scores(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no scores of clips {path}; write them by `dualspec evaluate ... -o {path.parent}`")
-    words = ("file", "event", "style")
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
+    reader = csv.DictReader((line for _, line in read_lines(path)), strict=True)
+    try:
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise ValueError(f"{path} must have the columns {', '.join(COLUMNS)}, got others; judge the clips again")
-        rows = []
-        for row in reader:
-            try:
-                rows.append({key: value if key in words else float(value) for key, value in row.items() if value})
-            except (TypeError, ValueError, AttributeError) as error:
-                where = f"{path} line {reader.line_num}"
-                raise ValueError(f"{where} must be scores of a clip, got {error}; judge the clips again") from error
-    return rows
+        return [_scores(row, f"{path} line {reader.line_num}") for row in reader]
+    except csv.Error as error:
+        raise ValueError(
+            f"{path} must be CSV, got an error near line {reader.line_num}: {error}; judge again"
+        ) from error
+
+
+def _scores(row: dict[str, Any], where: str) -> dict[str, Any]:
+    try:
+        return {key: value if key in _WORDS else float(value) for key, value in row.items() if value}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{where} must be scores of a clip, got {error}; judge the clips again") from error

@@ -83,6 +83,9 @@ def list_clips(folder: Path, *, manifest: Path | None = None) -> list[Clip]:
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in READABLE_SUFFIXES and not path.name.startswith(".")
     }
+    for path in sounds.values():
+        if not path.is_file():
+            raise ValueError(f"{path} must be a sound file, got a folder, a pipe or a dead link; move it away")
     records = _records(folder, sounds)
     if manifest is None and not records:
         manifest = next((folder / name for name in MANIFEST_NAMES if (folder / name).is_file()), None)

@@ -128,7 +128,7 @@ def hash_weights(folder: Path) -> frozenset[str]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no weights folder {folder}; give one that is at hand, or leave it out")
-    return frozenset(sha256_of(path) for path in folder.rglob("*") if path.suffix in WEIGHT_SUFFIXES)
+    return frozenset(sha256_of(path) for path in folder.rglob("*") if path.suffix in WEIGHT_SUFFIXES and path.is_file())
 
 
 def _hashes(value: Any, name: str = "") -> Iterator[str]:

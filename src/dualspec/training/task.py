@@ -44,7 +44,9 @@ class RenderConfig:
     gain_range_db: float = 0.0  # the level is lowered by up to this much after normalising
     peak: float = 0.5  # peak of the louder ear (decision 7)
     speeds: tuple[float, ...] = (1.0,)  # each visit plays the clip at one of them, pitch and all, before rendering
-    repeats: dict[str, int] = field(default_factory=dict)  # visits of a corpus's clips while others have one
+    repeats: dict[str, int] = field(
+        default_factory=dict, hash=False
+    )  # visits of a corpus's clips while others have one
 
     def __post_init__(self) -> None:
         """Refuse speeds at which nothing would be heard as what it is."""
