@@ -243,7 +243,11 @@ def test_an_attempt_that_left_no_checkpoint_is_no_run(corpus, head, tmp_path):
         with pytest.raises(ZeroDivisionError):
             train(recipe.task, recipe.loop, folder, make_task=broken, processes=Processes(), resume=resume)
         assert (folder / "task.json").exists()
-    (folder / "log.jsonl").write_text("of the attempt\n")
+    (folder / "log.jsonl").write_text("of somebody else\n")
+    with pytest.raises(ValueError, match="must be a line of a run's log"):
+        run(recipe, folder, corpus, head)
+    assert (folder / "log.jsonl").read_text() == "of somebody else\n"
+    (folder / "log.jsonl").write_text('{"step": 1, "split": "train"}\n')  # of the attempt
     changed = override(recipe, ["task.optimizer.lr=1e-5"])
     assert run(changed, folder, corpus, head).step == 2
     assert [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()] == [1, 2, 2]
