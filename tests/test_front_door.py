@@ -300,7 +300,7 @@ def test_a_full_disk_while_rendering_leaves_nothing(
     knock: Knock, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_waveform(tmp_path / "in.wav", torch.full((1, 4000), 0.1), 16_000)
-    monkeypatch.setattr("dualspec.audio.waveform.soundfile.write", full_disk)
+    monkeypatch.setattr("dualspec.audio.waveform.soundfile.SoundFile.write", full_disk)
     answer = knock("spatialize", tmp_path / "in.wav", "-o", target, "--azimuth", 90)
     refuses(answer, IO_ERROR, "No space left on device")
     nothing_new(target.parent)
