@@ -54,7 +54,8 @@ class FakeStudio:
             {"azimuth_deg": azimuth, "clock": f"{12 - azimuth / 30:g} o'clock", "general": f"at {azimuth:g}"}
             for azimuth in sector_grid_deg()
         ]
-        defaults = {"num_inference_steps": 4, "guidance_scale": 3.0, "duration_s": 0.5}
+        defaults = {"num_inference_steps": 4, "guidance_scale": 3.0, "duration_s": 0.5, "sample_rate": RATE}
+        defaults["loudness_lufs"] = -23.0
         named = {"variant": "dualspec", "judge": {"name": "fake"}, "moving_head": "sphere", "num_azimuths": 12}
         return named | {"directions": directions} | defaults
 

@@ -122,7 +122,7 @@ def test_the_server_says_at_once_what_is_wrong(scene):
 def test_an_empty_text_is_an_error_at_its_row(scene):
     scene.get_by_label("Sound 1").fill("")
     scene.get_by_text("events[0].text must be 1 to 400 characters, got 0").wait_for()
-    assert scene.get_by_label("Sound 1").get_attribute("aria-invalid") == "true"
+    assert scene.locator("#event-text").get_attribute("aria-invalid") == "true"
     assert written(scene)["events"][0]["text"] == "", "what was written before is not made in its place"
     scene.locator("[data-key=bar-1]").press("ArrowRight")
     assert scene.locator(".lane.wrong").count() == 1

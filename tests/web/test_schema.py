@@ -20,7 +20,7 @@ def test_s4_every_answer_is_one_that_is_announced(plain: Any, cases: int, figure
     promises = [checks.status_code_conformance, checks.content_type_conformance, checks.response_schema_conformance]
     schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{plain.port}/openapi.json")
     operations = [(found.ok(), mode) for found in schema.get_all_operations() for mode in schemathesis.GenerationMode]
-    assert len(operations) == 2 * 17
+    assert len(operations) == 2 * 18
     asked: list[int] = []
     for operation, mode in operations:
 

@@ -12,7 +12,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import dualspec
-from dualspec.audio.delivery import deliver, loudness_words
+from dualspec.audio.delivery import DELIVERY_LUFS, deliver, loudness_words
 from dualspec.audio.hrir import load_sofa, spherical_head
 from dualspec.audio.waveform import audio_info, read_waveform, write_waveform
 from dualspec.diffusion.sampler import SamplingConfig
@@ -75,6 +75,8 @@ class Studio:
             "version": dualspec.__version__,
             "variant": self._facts["variant"],
             "duration_s": self._pipeline.max_duration_s,
+            "sample_rate": self._pipeline.sample_rate,
+            "loudness_lufs": DELIVERY_LUFS,
             "num_inference_steps": sampling.num_inference_steps,
             "guidance_scale": sampling.guidance_scale,
             "sampler": sampling.sampler,

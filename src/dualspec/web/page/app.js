@@ -200,9 +200,14 @@ function addCard(entry, bytes = null) {
   if (entry.rendered) {
     card.querySelectorAll(".again, [data-file=record], [data-file=picture]").forEach((button) => button.remove());
     part("[data-file]").dataset.fixed = "";
-  } else part(".again").textContent = "Same seed, other direction";
-  if (entry.of > 1) groupOf(entry, steps).append(card);
-  else $("cards").prepend(card);
+  } else {
+    part(".again").textContent = entry.of > 1 ? "Turn" : "Same seed, other direction";
+    part(".again").title = "Same seed, other direction";
+  }
+  if (entry.of > 1) {
+    part("summary").textContent += ` · seed ${order.seed}${loud}`;
+    groupOf(entry, `${steps}${read}`).append(card);
+  } else $("cards").prepend(card);
   entries.set(entry.id, { entry, card });
   $("empty").hidden = true;
   $("forget").hidden = false;
@@ -465,7 +470,7 @@ async function begin() {
   $("footer").append(Object.assign(document.createElement("a"), { href: "openapi.json", textContent: "openapi.json" }));
   showChips(events);
   beginLabels(events, choose);
-  beginFiles(receive);
+  beginFiles(info, receive);
   beginScene(info, says);
   showSettings();
   if (!recall()) changeStyle();

@@ -19,7 +19,10 @@ function show() {
   for (const button of buttons) if (button.textContent !== name) button.textContent = name;
 }
 
-export function beginFiles(onDrop) {
+export function beginFiles(info, onDrop) {
+  $("file-sample_rate").options[0].textContent = `${info.sample_rate / 1000} kHz`;
+  $("file-words").textContent = `Sounds are made at ${String(info.loudness_lufs).replace("-", "−")} LUFS by one gain for both ears, quieter where a peak allows no more. ` +
+    `Nothing above ${info.sample_rate / 2000} kHz is in them at any rate.`;
   for (const name of FIELDS) {
     $(`file-${name}`).value = form()[name] ?? "";
     $(`file-${name}`).onchange = () => {
