@@ -312,7 +312,8 @@ def test_head_is_answered_as_get_without_the_body(plain):
     for url in ("/", "/app.js", "/healthz", "/api/info", "/openapi.json", path, f"{clip}/audio", f"{clip}/picture"):
         whole, head = plain.ask("GET", url), plain.ask("HEAD", url)
         assert (head.status, head.body) == (200, b""), url
-        same = ("content-type", "content-length", "content-security-policy", "accept-ranges", "content-disposition")
+        same = ["content-type", "content-security-policy", "accept-ranges", "content-disposition"]
+        same += ["content-length"] if url != path else []  # a job says how long ago it was, in more digits or fewer
         assert [head.headers.get(name) for name in same] == [whole.headers.get(name) for name in same], url
     assert plain.ask("HEAD", f"{path}/events").status == 200
     assert plain.ask("HEAD", "/nothing").status == 404 and plain.ask("HEAD", "/api/generate").status == 405
